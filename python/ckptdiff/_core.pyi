@@ -1,0 +1,149 @@
+"""The compiled core: manifests in, tables of reduced rows out.
+
+Everything here is a plain value or a frozen class. The public API is
+:mod:`ckptdiff.api`; this module converts arguments and delegates.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+__version__: str
+
+class CheckpointNotFoundError(FileNotFoundError):
+    """There is no checkpoint, shard or file at the path that was given."""
+
+class InvalidCheckpointError(ValueError):
+    """A file breaks its format, or a tensor cannot be read as what it claims to be."""
+
+class CheckpointReadError(OSError):
+    """The operating system refused to read a file, or the file shrank meanwhile."""
+
+def dtype_names() -> list[str]:
+    """Every dtype the kernels decode, by its safetensors name."""
+
+def cast_dtype_names() -> list[str]:
+    """The dtypes ``diff(cast=...)`` can round to."""
+
+def isa_levels() -> list[str]:
+    """Instruction-set levels this machine can run, the slowest first."""
+
+def diff_column_names() -> list[str]:
+    """The default columns of a diff, in order."""
+
+def stats_column_names() -> list[str]:
+    """The default columns of stats, in order."""
+
+@final
+class Manifest:
+    """Which tensors a checkpoint holds and where their bytes lie, in natural order of the names."""
+
+    @staticmethod
+    def from_safetensors(path: str) -> Manifest:
+        """Read the header of one ``.safetensors`` file."""
+    @staticmethod
+    def from_safetensors_index(path: str) -> Manifest:
+        """Read ``*.safetensors.index.json`` and the headers of the shards it names."""
+    @staticmethod
+    def from_memory(
+        tensors: Sequence[tuple[str, str, Sequence[int], Sequence[int], int]],
+        owner: object,
+    ) -> Manifest:
+        """Describe tensors in memory as (name, dtype, shape, byte strides, address).
+
+        ``owner`` is kept alive as long as the manifest; the memory it owns must not be
+        written while a diff or stats runs.
+        """
+    @property
+    def elements(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def files(self) -> list[str]: ...
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The ``__metadata__`` of the header (of the first shard that has one)."""
+    def __len__(self) -> int: ...
+    def names(self) -> list[str]: ...
+    def find(self, name: str) -> int | None: ...
+    def tensor(
+        self, index: int
+    ) -> tuple[str, str, tuple[int, ...], int, list[tuple[str, int, int]]]:
+        """(name, dtype, shape, bytes, spans), a span being (file, offset, length).
+
+        The file of a span in memory is the empty string.
+        """
+
+@final
+class Pairing:
+    """Which tensor of A is held against which of B, and which have no partner."""
+
+    def __new__(
+        cls,
+        a: Manifest,
+        b: Manifest,
+        names_a: Sequence[str | None] | None = None,
+        names_b: Sequence[str | None] | None = None,
+    ) -> Pairing:
+        """``names_x[i]`` is the name under which tensor ``i`` of ``x`` is paired; None leaves it out.
+
+        Raises ValueError where two tensors of one side would be paired under one name.
+        """
+    def __len__(self) -> int: ...
+    @property
+    def pairs(self) -> list[tuple[int, int]]: ...
+    @property
+    def only_in_a(self) -> list[int]: ...
+    @property
+    def only_in_b(self) -> list[int]: ...
+    @property
+    def shape_mismatch(self) -> list[tuple[int, int]]: ...
+    @property
+    def excluded_a(self) -> list[int]: ...
+    @property
+    def excluded_b(self) -> list[int]: ...
+    @property
+    def elements(self) -> int:
+        """Elements of all pairs."""
+    @property
+    def bytes_a(self) -> int: ...
+    @property
+    def bytes_b(self) -> int: ...
+
+@final
+class Table:
+    """One row per tensor (or group), each with the partial it was finished from."""
+
+    def __len__(self) -> int: ...
+    @property
+    def column_names(self) -> list[str]: ...
+    def column(self, name: str) -> tuple[str, bytes] | list[object]:
+        """A numeric column as (numpy typestr, little-endian bytes), any other as a list."""
+    def rows(self, start: int, stop: int) -> list[tuple[object, ...]]:
+        """Rows [start, stop) in the order of ``column_names``, integers exact."""
+    def histogram(self, row: int) -> tuple[int, list[tuple[int, int]]] | None:
+        """(zeros, [(e, n), ...]): n values with 2**e <= |value| < 2**(e + 1)."""
+    def merged(self, groups: Sequence[int], names: Sequence[str]) -> Table:
+        """Merge rows into ``len(names)`` groups, ``groups[i]`` being row ``i``'s (-1: in none)."""
+
+def diff(
+    pairing: Pairing,
+    *,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    cast: str | None = None,
+    thresholds: Sequence[float] = (),
+    histogram: bool = False,
+    threads: int = 0,
+    isa: str | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> Table: ...
+def stats(
+    manifest: Manifest,
+    *,
+    names: Sequence[str | None] | None = None,
+    histogram: bool = False,
+    content_hash: bool = False,
+    threads: int = 0,
+    isa: str | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> Table: ...

@@ -1,0 +1,118 @@
+//! `Manifest`: what a checkpoint holds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ckptdiff_engine as engine;
+use pyo3::exceptions::PyIndexError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::errors::exception;
+use crate::memory::{self, MemoryTensor};
+
+#[pyclass(frozen, module = "ckptdiff._core")]
+pub(crate) struct Manifest {
+    pub(crate) inner: Arc<engine::Manifest>,
+}
+
+type Spans = Vec<(String, u64, u64)>;
+
+#[pymethods]
+impl Manifest {
+    #[staticmethod]
+    fn from_safetensors(python: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Self::read(python, || engine::read_safetensors(&path))
+    }
+
+    #[staticmethod]
+    fn from_safetensors_index(python: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Self::read(python, || engine::read_safetensors_index(&path))
+    }
+
+    #[staticmethod]
+    fn from_memory(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            inner: Arc::new(memory::manifest(tensors, owner)?),
+        })
+    }
+
+    #[getter]
+    fn elements(&self) -> u128 {
+        self.inner
+            .tensors()
+            .map(|tensor| u128::from(tensor.elements()))
+            .sum()
+    }
+
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.inner.tensors().map(|tensor| tensor.bytes()).sum()
+    }
+
+    #[getter]
+    fn files(&self) -> Vec<String> {
+        let sources = self.inner.sources().iter();
+        sources
+            .map(|source| source.path().to_string_lossy().into_owned())
+            .filter(|path| !path.is_empty())
+            .collect()
+    }
+
+    #[getter]
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.inner.metadata().clone()
+    }
+
+    fn __len__(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.inner.tensors().map(|tensor| tensor.name).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.inner.find(name)
+    }
+
+    fn tensor<'py>(
+        &self,
+        python: Python<'py>,
+        index: usize,
+    ) -> PyResult<(String, String, Bound<'py, PyTuple>, u64, Spans)> {
+        if index >= self.inner.len() {
+            return Err(PyIndexError::new_err("no tensor of that index"));
+        }
+        let tensor = self.inner.tensor(index);
+        let spans = tensor
+            .spans
+            .iter()
+            .map(|span| {
+                let source = &self.inner.sources()[span.source as usize];
+                let path = source.path().to_string_lossy().into_owned();
+                (path, span.offset, span.length)
+            })
+            .collect();
+        Ok((
+            tensor.name.to_owned(),
+            tensor.dtype.name().to_owned(),
+            PyTuple::new(python, tensor.shape)?,
+            tensor.bytes(),
+            spans,
+        ))
+    }
+}
+
+impl Manifest {
+    fn read(
+        python: Python<'_>,
+        read: impl Send + FnOnce() -> Result<engine::Manifest, engine::Error>,
+    ) -> PyResult<Self> {
+        let inner = python.detach(read).map_err(exception)?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+}

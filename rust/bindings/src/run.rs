@@ -1,0 +1,198 @@
+//! `diff` and `stats`: run the engine without the GIL, while this thread looks after signals.
+
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use ckptdiff_engine::{self as engine, Control, DiffRun, DiffTable, StatsRun, StatsTable};
+use ckptdiff_kernels::{DType, DiffOptions, Level, StatsOptions};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::errors::exception;
+use crate::manifest::Manifest;
+use crate::pairing::Pairing;
+use crate::table::{Rows, Table};
+
+/// How often signals are looked after and progress is told.
+const POLL: Duration = Duration::from_millis(40);
+
+#[pyfunction]
+#[pyo3(signature = (
+    pairing, *, atol = 0.0, rtol = 0.0, cast = None, thresholds = Vec::new(), histogram = false,
+    threads = 0, isa = None, on_progress = None
+))]
+#[allow(clippy::too_many_arguments)] // Keyword arguments.
+pub(crate) fn diff(
+    python: Python<'_>,
+    pairing: &Pairing,
+    atol: f64,
+    rtol: f64,
+    cast: Option<&str>,
+    thresholds: Vec<f64>,
+    histogram: bool,
+    threads: usize,
+    isa: Option<&str>,
+    on_progress: Option<Py<PyAny>>,
+) -> PyResult<Table> {
+    let cast = cast.map(cast_target).transpose()?;
+    let options = DiffOptions {
+        atol,
+        rtol,
+        cast,
+        thresholds,
+        histogram,
+    };
+    let run = DiffRun {
+        a: &pairing.a,
+        b: &pairing.b,
+        pairs: &pairing.inner.pairs,
+        options: options.clone(),
+        level: level(isa)?,
+        threads,
+    };
+    let total = pairing.bytes_a() + pairing.bytes_b();
+    let partials = watch(python, total, on_progress, |control| {
+        engine::diff(&run, control)
+    })?;
+    let table = python.detach(|| {
+        DiffTable::new(
+            &pairing.a,
+            &pairing.b,
+            &pairing.inner.pairs,
+            pairing.names_b.as_deref(),
+            partials,
+            options,
+        )
+    });
+    Ok(Table(Rows::Diff(table)))
+}
+
+#[pyfunction]
+#[pyo3(signature = (
+    manifest, *, names = None, histogram = false, content_hash = false, threads = 0, isa = None,
+    on_progress = None
+))]
+#[allow(clippy::too_many_arguments)] // Keyword arguments.
+pub(crate) fn stats(
+    python: Python<'_>,
+    manifest: &Manifest,
+    names: Option<Vec<Option<String>>>,
+    histogram: bool,
+    content_hash: bool,
+    threads: usize,
+    isa: Option<&str>,
+    on_progress: Option<Py<PyAny>>,
+) -> PyResult<Table> {
+    let manifest = &*manifest.inner;
+    let tensors: Vec<u32> = match &names {
+        None => (0..manifest.len() as u32).collect(),
+        Some(names) if names.len() == manifest.len() => (0u32..)
+            .zip(names)
+            .filter_map(|(index, name)| name.is_some().then_some(index))
+            .collect(),
+        Some(names) => {
+            return Err(PyValueError::new_err(format!(
+                "names has {} names for {} tensors",
+                names.len(),
+                manifest.len()
+            )));
+        }
+    };
+    let total = tensors
+        .iter()
+        .map(|index| manifest.tensor(*index as usize).bytes())
+        .sum();
+    let run = StatsRun {
+        manifest,
+        tensors: &tensors,
+        options: StatsOptions { histogram },
+        content_hash,
+        level: level(isa)?,
+        threads,
+    };
+    let partials = watch(python, total, on_progress, |control| {
+        engine::stats(&run, control)
+    })?;
+    let table = python.detach(|| {
+        StatsTable::new(
+            manifest,
+            &tensors,
+            names.as_deref(),
+            partials,
+            histogram,
+            content_hash,
+        )
+    });
+    Ok(Table(Rows::Stats(table)))
+}
+
+fn cast_target(name: &str) -> PyResult<DType> {
+    DType::CAST_TARGETS
+        .into_iter()
+        .find(|dtype| dtype.name() == name)
+        .ok_or_else(|| {
+            let known = DType::CAST_TARGETS.map(DType::name).join(", ");
+            PyValueError::new_err(format!("cannot cast to {name:?}, only to {known}"))
+        })
+}
+
+fn level(isa: Option<&str>) -> PyResult<Level> {
+    match isa {
+        None => Ok(Level::best()),
+        Some(name) => Level::named(name).ok_or_else(|| {
+            let levels: Vec<_> = Level::available().into_iter().map(Level::name).collect();
+            PyValueError::new_err(format!(
+                "this machine has no instruction-set level {name:?}, only {}",
+                levels.join(", ")
+            ))
+        }),
+    }
+}
+
+/// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.
+fn watch<T: Send>(
+    python: Python<'_>,
+    total: u64,
+    on_progress: Option<Py<PyAny>>,
+    work: impl Send + FnOnce(&Control) -> Result<T, engine::Error>,
+) -> PyResult<T> {
+    let control = Control::default();
+    std::thread::scope(|scope| {
+        let (done, finished) = sync_channel::<()>(1);
+        let control = &control;
+        let worker = scope.spawn(move || {
+            // Dropping the sender, also in a panic, is what wakes the other side.
+            let _done = done;
+            work(control)
+        });
+        let mut outcome = Ok(());
+        let mut finished = finished;
+        loop {
+            let (back, wait) = python.detach(move || {
+                let wait = finished.recv_timeout(POLL);
+                (finished, wait)
+            });
+            finished = back;
+            if outcome.is_ok() {
+                outcome = python.check_signals().and_then(|()| match &on_progress {
+                    Some(callback) => callback
+                        .call1(python, (control.bytes_done(), total))
+                        .map(drop),
+                    None => Ok(()),
+                });
+                if outcome.is_err() {
+                    control.cancel();
+                }
+            }
+            if !matches!(wait, Err(RecvTimeoutError::Timeout)) {
+                break;
+            }
+        }
+        let result = match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        outcome?;
+        result.map_err(exception)
+    })
+}

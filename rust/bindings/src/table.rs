@@ -1,0 +1,122 @@
+//! `Table`: rows and columns as Python values.
+
+use ckptdiff_engine::{Cell, Column, DiffTable, StatsTable, Table as _};
+use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+#[pyclass(frozen, module = "ckptdiff._core")]
+pub(crate) struct Table(pub(crate) Rows);
+
+/// The rows of either.
+pub(crate) enum Rows {
+    Diff(DiffTable),
+    Stats(StatsTable),
+}
+
+macro_rules! delegate {
+    ($self:ident, $table:ident => $body:expr) => {
+        match &$self.0 {
+            Rows::Diff($table) => $body,
+            Rows::Stats($table) => $body,
+        }
+    };
+}
+
+type Bins = Vec<(i32, u64)>;
+
+#[pymethods]
+impl Table {
+    fn __len__(&self) -> usize {
+        delegate!(self, table => table.len())
+    }
+
+    #[getter]
+    fn column_names(&self) -> Vec<String> {
+        delegate!(self, table => table.column_names())
+    }
+
+    fn column<'py>(&self, python: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+        let column = python.detach(|| delegate!(self, table => table.column(name)));
+        match column {
+            None => Err(PyKeyError::new_err(name.to_owned())),
+            Some(Column::Counts(counts)) => {
+                let bytes = counts.iter().flat_map(|count| count.to_le_bytes());
+                numeric(python, "<u8", bytes.collect())
+            }
+            Some(Column::Floats(values)) => {
+                let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+                numeric(python, "<f8", bytes.collect())
+            }
+            Some(Column::Cells(cells)) => {
+                let values = cells
+                    .into_iter()
+                    .map(|cell| value(python, cell))
+                    .collect::<PyResult<Vec<_>>>()?;
+                Ok(PyList::new(python, values)?.into_any())
+            }
+        }
+    }
+
+    fn rows<'py>(
+        &self,
+        python: Python<'py>,
+        start: usize,
+        stop: usize,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let stop = stop.min(self.__len__());
+        let rows = (start..stop)
+            .map(|row| {
+                let cells = delegate!(self, table => table.row(row));
+                let values = cells
+                    .into_iter()
+                    .map(|cell| value(python, cell))
+                    .collect::<PyResult<Vec<_>>>()?;
+                PyTuple::new(python, values)
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        PyList::new(python, rows)
+    }
+
+    fn histogram(&self, row: usize) -> PyResult<Option<(u64, Bins)>> {
+        if row >= self.__len__() {
+            return Err(PyIndexError::new_err("no row of that index"));
+        }
+        let histogram = delegate!(self, table => table.histogram(row));
+        Ok(histogram.map(|histogram| (histogram.zeros(), histogram.bins().collect())))
+    }
+
+    fn merged(&self, python: Python<'_>, groups: Vec<i64>, names: Vec<String>) -> PyResult<Self> {
+        let rows = self.__len__();
+        if groups.len() != rows {
+            return Err(PyValueError::new_err(format!(
+                "{} groups for {rows} rows",
+                groups.len()
+            )));
+        }
+        if groups.iter().any(|group| *group >= names.len() as i64) {
+            return Err(PyValueError::new_err("a group has no name"));
+        }
+        Ok(Self(python.detach(|| match &self.0 {
+            Rows::Diff(table) => Rows::Diff(table.merged(&groups, &names)),
+            Rows::Stats(table) => Rows::Stats(table.merged(&groups, &names)),
+        })))
+    }
+}
+
+fn numeric<'py>(python: Python<'py>, typestr: &str, bytes: Vec<u8>) -> PyResult<Bound<'py, PyAny>> {
+    Ok((typestr, PyBytes::new(python, &bytes))
+        .into_pyobject(python)?
+        .into_any())
+}
+
+fn value(python: Python<'_>, cell: Cell) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match cell {
+        Cell::Null => python.None().into_bound(python),
+        Cell::Count(count) => count.into_pyobject(python)?.into_any(),
+        Cell::Integer(integer) => integer.into_pyobject(python)?.into_any(),
+        Cell::Float(float) => float.into_pyobject(python)?.into_any(),
+        Cell::Text(text) => text.into_pyobject(python)?.into_any(),
+        Cell::Tuple(tuple) => PyTuple::new(python, tuple)?.into_any(),
+    })
+}

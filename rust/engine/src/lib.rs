@@ -1,0 +1,24 @@
+//! Spans in, columns out.
+//!
+//! A [`Manifest`] says which tensors a checkpoint holds and where their bytes lie; [`pair`] holds
+//! two against each other; [`diff`] and [`stats`] read the bytes in bounded pieces with all
+//! threads, reduce them and merge the partials in an order that shapes alone decide; a
+//! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
+
+mod error;
+mod manifest;
+mod order;
+mod pair;
+mod run;
+mod safetensors;
+mod source;
+mod table;
+
+pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
+pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, TensorView};
+pub use order::natural_cmp;
+pub use pair::{DuplicateName, Pairing, pair};
+pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, diff, stats};
+pub use safetensors::{read_safetensors, read_safetensors_index};
+pub use source::{FileSource, Source};
+pub use table::{Cell, Column, DiffTable, StatsTable, Table};

@@ -1,0 +1,226 @@
+//! Which tensors a checkpoint holds and where their bytes lie.
+//!
+//! A checkpoint can have a million tensors, so names, shapes and spans lie in arenas: a manifest
+//! takes about a hundred bytes a tensor, with the name, in a handful of allocations.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ckptdiff_kernels::DType;
+
+use crate::order::natural_cmp;
+use crate::source::Source;
+
+/// Bytes of a tensor that lie in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Which of the manifest's sources.
+    pub source: u32,
+    /// Where in it.
+    pub offset: u64,
+    /// How many bytes.
+    pub length: u64,
+}
+
+/// A dtype as a file names it, which need not be one that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredDType<'a> {
+    /// One that can be compared.
+    Known(DType),
+    /// One that can only be listed.
+    Unknown(&'a str),
+}
+
+impl StoredDType<'_> {
+    /// The name in the file.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Known(dtype) => dtype.name(),
+            Self::Unknown(name) => name,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    name_start: u32,
+    name_length: u32,
+    shape_start: u32,
+    span_start: u32,
+    span_count: u32,
+    rank: u16,
+    /// Index in [`DType::ALL`], or beyond it in the unknown names.
+    dtype: u16,
+}
+
+/// The tensors of a checkpoint, in natural order of their names.
+#[derive(Clone, Default)]
+pub struct Manifest {
+    names: String,
+    shapes: Vec<u64>,
+    spans: Vec<Span>,
+    entries: Vec<Entry>,
+    unknown_dtypes: Vec<String>,
+    sources: Vec<Arc<dyn Source>>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// One tensor of a manifest.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its dtype.
+    pub dtype: StoredDType<'a>,
+    /// Its shape; empty for a scalar.
+    pub shape: &'a [u64],
+    /// Its bytes, in row-major order of the elements.
+    pub spans: &'a [Span],
+}
+
+impl TensorView<'_> {
+    /// How many elements the shape has; a builder accepts no shape with more than 64 bits of them.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// How many bytes the spans have.
+    pub fn bytes(&self) -> u64 {
+        self.spans.iter().map(|span| span.length).sum()
+    }
+}
+
+impl Manifest {
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The tensor at `index`, in natural order of names.
+    pub fn tensor(&self, index: usize) -> TensorView<'_> {
+        let entry = self.entries[index];
+        let shape = entry.shape_start as usize;
+        let spans = entry.span_start as usize;
+        TensorView {
+            name: self.name(entry),
+            dtype: match DType::ALL.get(usize::from(entry.dtype)) {
+                Some(dtype) => StoredDType::Known(*dtype),
+                None => StoredDType::Unknown(
+                    &self.unknown_dtypes[usize::from(entry.dtype) - DType::ALL.len()],
+                ),
+            },
+            shape: &self.shapes[shape..shape + usize::from(entry.rank)],
+            spans: &self.spans[spans..spans + entry.span_count as usize],
+        }
+    }
+
+    fn name(&self, entry: Entry) -> &str {
+        let start = entry.name_start as usize;
+        &self.names[start..start + entry.name_length as usize]
+    }
+
+    /// Every tensor, in natural order of names.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorView<'_>> {
+        (0..self.len()).map(|index| self.tensor(index))
+    }
+
+    /// The index of the tensor of that name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.entries
+            .binary_search_by(|entry| natural_cmp(self.name(*entry), name))
+            .ok()
+    }
+
+    /// Where spans read from.
+    pub fn sources(&self) -> &[Arc<dyn Source>] {
+        &self.sources
+    }
+
+    /// Text that the files carry beside the tensors.
+    pub const fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+}
+
+/// Collects tensors into a [`Manifest`].
+#[derive(Default)]
+pub struct ManifestBuilder {
+    manifest: Manifest,
+}
+
+impl ManifestBuilder {
+    /// Add a source and return the number that spans name it by.
+    pub fn add_source(&mut self, source: Arc<dyn Source>) -> u32 {
+        self.manifest.sources.push(source);
+        (self.manifest.sources.len() - 1) as u32
+    }
+
+    /// Keep metadata; the first that is given stays.
+    pub fn set_metadata(&mut self, metadata: BTreeMap<String, String>) {
+        if self.manifest.metadata.is_empty() {
+            self.manifest.metadata = metadata;
+        }
+    }
+
+    /// Make room for that many tensors.
+    pub fn reserve(&mut self, tensors: usize) {
+        self.manifest.entries.reserve(tensors);
+        self.manifest.spans.reserve(tensors);
+    }
+
+    /// Add a tensor.
+    ///
+    /// # Panics
+    ///
+    /// Where names, shapes or spans together exceed 2³² bytes or entries.
+    pub fn add(&mut self, name: &str, dtype: &str, shape: &[u64], spans: &[Span]) {
+        let manifest = &mut self.manifest;
+        let known = DType::ALL.iter().position(|known| known.name() == dtype);
+        let dtype = known.unwrap_or_else(|| {
+            let unknown = &mut manifest.unknown_dtypes;
+            let position = unknown.iter().position(|name| name == dtype);
+            let position = position.unwrap_or_else(|| {
+                unknown.push(dtype.to_owned());
+                unknown.len() - 1
+            });
+            DType::ALL.len() + position
+        });
+        let narrow = |length: usize| u32::try_from(length).expect("a manifest of under 4 GiB");
+        manifest.entries.push(Entry {
+            name_start: narrow(manifest.names.len()),
+            name_length: narrow(name.len()),
+            shape_start: narrow(manifest.shapes.len()),
+            span_start: narrow(manifest.spans.len()),
+            span_count: narrow(spans.len()),
+            rank: u16::try_from(shape.len()).expect("a rank below 65536"),
+            dtype: u16::try_from(dtype).expect("fewer than 65000 dtypes"),
+        });
+        manifest.names.push_str(name);
+        manifest.shapes.extend_from_slice(shape);
+        manifest.spans.extend_from_slice(spans);
+    }
+
+    /// Put the tensors in natural order. A name that was added twice comes back as the error.
+    pub fn build(self) -> Result<Manifest, String> {
+        let mut manifest = self.manifest;
+        let mut entries = std::mem::take(&mut manifest.entries);
+        entries.sort_unstable_by(|a, b| natural_cmp(manifest.name(*a), manifest.name(*b)));
+        let twice = entries
+            .windows(2)
+            .find(|pair| manifest.name(pair[0]) == manifest.name(pair[1]));
+        if let Some(pair) = twice {
+            return Err(manifest.name(pair[0]).to_owned());
+        }
+        entries.shrink_to_fit();
+        manifest.names.shrink_to_fit();
+        manifest.shapes.shrink_to_fit();
+        manifest.spans.shrink_to_fit();
+        manifest.entries = entries;
+        Ok(manifest)
+    }
+}

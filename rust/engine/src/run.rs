@@ -1,0 +1,542 @@
+//! Reading and reducing with all threads, with the result of one.
+//!
+//! Every tensor is cut into chunks of [`CHUNK`] elements, whatever its dtype, its format or its
+//! shards are. Threads take chunks in order, several small tensors at once; each reads its chunk
+//! in pieces that stay in the cache and reduces them to one partial. Partials are merged per
+//! tensor in the order of the chunks: one that is done before its turn waits. So memory is bounded
+//! by a few pieces per thread, and no result depends on how many threads there are.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ckptdiff_kernels::{
+    DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
+};
+
+use crate::error::{Error, TensorFault};
+use crate::manifest::{Manifest, StoredDType, TensorView};
+
+/// Elements whose partials are merged in order.
+const CHUNK: u64 = 1 << 20;
+
+/// Bytes of one side that a thread reads at once: two of them stay in a second-level cache.
+pub const PIECE_BYTES: u64 = 64 << 10;
+
+/// Bytes after which a batch of small tensors is large enough.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// Tensors after which it is, too.
+const BATCH_TENSORS: usize = 1024;
+
+/// What one who waits for a run can ask of it, from another thread.
+#[derive(Debug, Default)]
+pub struct Control {
+    cancelled: AtomicBool,
+    bytes_done: AtomicU64,
+}
+
+impl Control {
+    /// Stop as soon as the piece at hand is done; the run ends with [`Error::Cancelled`].
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of both sides that were reduced so far.
+    pub fn bytes_done(&self) -> u64 {
+        self.bytes_done.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A diff to be run.
+pub struct DiffRun<'a> {
+    /// The baseline.
+    pub a: &'a Manifest,
+    /// The other.
+    pub b: &'a Manifest,
+    /// Indices of tensors with the same shape.
+    pub pairs: &'a [(u32, u32)],
+    /// What to measure.
+    pub options: DiffOptions,
+    /// The instruction set.
+    pub level: Level,
+    /// How many threads; 0 for one per core.
+    pub threads: usize,
+}
+
+/// A stats to be run.
+pub struct StatsRun<'a> {
+    /// The checkpoint.
+    pub manifest: &'a Manifest,
+    /// Indices of tensors.
+    pub tensors: &'a [u32],
+    /// What to measure.
+    pub options: StatsOptions,
+    /// Also hash the bytes of every tensor.
+    pub content_hash: bool,
+    /// The instruction set.
+    pub level: Level,
+    /// How many threads; 0 for one per core.
+    pub threads: usize,
+}
+
+/// Diff every pair; one partial each, in their order.
+pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Error> {
+    let mut dtypes = Vec::with_capacity(run.pairs.len());
+    for &(a, b) in run.pairs {
+        let dtype_a = known_dtype(run.a, a, run.options.cast)?;
+        let dtype_b = known_dtype(run.b, b, run.options.cast)?;
+        dtypes.push((dtype_a, dtype_b));
+    }
+    execute(
+        &DiffJob {
+            run,
+            dtypes,
+            options: Arc::new(run.options.clone()),
+        },
+        run.threads,
+        control,
+    )
+}
+
+/// Reduce every tensor; one partial each with the hash that was asked for, in their order.
+pub fn stats(
+    run: &StatsRun<'_>,
+    control: &Control,
+) -> Result<Vec<(StatsPartial, Option<[u8; 32]>)>, Error> {
+    let mut dtypes = Vec::with_capacity(run.tensors.len());
+    for &index in run.tensors {
+        dtypes.push(known_dtype(run.manifest, index, None)?);
+    }
+    let job = StatsJob {
+        run,
+        dtypes,
+        options: Arc::new(run.options.clone()),
+    };
+    let partials = execute(&job, run.threads, control)?;
+    Ok(partials
+        .into_iter()
+        .map(|partial| {
+            let hash = run.content_hash.then(|| partial.hash());
+            (partial.stats, hash)
+        })
+        .collect())
+}
+
+fn known_dtype(manifest: &Manifest, index: u32, cast: Option<DType>) -> Result<DType, Error> {
+    let tensor = manifest.tensor(index as usize);
+    let fail = |fault| Error::Tensor {
+        path: tensor
+            .spans
+            .first()
+            .map(|span| manifest.sources()[span.source as usize].path().to_owned())
+            .unwrap_or_default(),
+        tensor: tensor.name.to_owned(),
+        fault,
+    };
+    match (tensor.dtype, cast) {
+        (StoredDType::Unknown(dtype), _) => Err(fail(TensorFault::UnknownDType {
+            dtype: dtype.to_owned(),
+        })),
+        (StoredDType::Known(dtype), Some(target)) if dtype.components() > 1 => {
+            Err(fail(TensorFault::ComplexCast {
+                dtype: dtype.name(),
+                target: target.name(),
+            }))
+        }
+        (StoredDType::Known(dtype), _) => Ok(dtype),
+    }
+}
+
+/// Something that is reduced item by item, chunk by chunk.
+trait Job: Sync {
+    type Partial: Default + Send;
+    type Worker;
+
+    fn items(&self) -> usize;
+    fn elements(&self, item: usize) -> u64;
+    fn element_bits(&self, item: usize) -> u64;
+    fn worker(&self) -> Self::Worker;
+
+    fn reduce(
+        &self,
+        worker: &mut Self::Worker,
+        item: usize,
+        elements: Range<u64>,
+        control: &Control,
+    ) -> Result<Self::Partial, Error>;
+
+    fn merge(&self, into: &mut Self::Partial, later: Self::Partial);
+}
+
+struct DiffJob<'a> {
+    run: &'a DiffRun<'a>,
+    dtypes: Vec<(DType, DType)>,
+    options: Arc<DiffOptions>,
+}
+
+struct DiffWorker {
+    kernel: DiffKernel,
+    reader_a: Reader,
+    reader_b: Reader,
+}
+
+impl Job for DiffJob<'_> {
+    type Partial = DiffPartial;
+    type Worker = DiffWorker;
+
+    fn items(&self) -> usize {
+        self.run.pairs.len()
+    }
+
+    fn elements(&self, item: usize) -> u64 {
+        self.run
+            .a
+            .tensor(self.run.pairs[item].0 as usize)
+            .elements()
+    }
+
+    fn element_bits(&self, item: usize) -> u64 {
+        let (a, b) = self.dtypes[item];
+        a.bits() + b.bits()
+    }
+
+    fn worker(&self) -> DiffWorker {
+        DiffWorker {
+            kernel: DiffKernel::new(self.run.level, Arc::clone(&self.options)),
+            reader_a: Reader::default(),
+            reader_b: Reader::default(),
+        }
+    }
+
+    fn reduce(
+        &self,
+        worker: &mut DiffWorker,
+        item: usize,
+        elements: Range<u64>,
+        control: &Control,
+    ) -> Result<DiffPartial, Error> {
+        let (index_a, index_b) = self.run.pairs[item];
+        let (dtype_a, dtype_b) = self.dtypes[item];
+        let tensor_a = self.run.a.tensor(index_a as usize);
+        let tensor_b = self.run.b.tensor(index_b as usize);
+        let mut partial = DiffPartial::default();
+        for piece in pieces(elements, dtype_a.bits().max(dtype_b.bits())) {
+            control.check()?;
+            let count = (piece.end - piece.start) as usize;
+            let a = worker
+                .reader_a
+                .read(self.run.a, tensor_a, byte_range(&piece, dtype_a))?;
+            let b = worker
+                .reader_b
+                .read(self.run.b, tensor_b, byte_range(&piece, dtype_b))?;
+            worker
+                .kernel
+                .accumulate((dtype_a, a), (dtype_b, b), count, piece.start, &mut partial);
+            control
+                .bytes_done
+                .fetch_add((a.len() + b.len()) as u64, Ordering::Relaxed);
+        }
+        Ok(partial)
+    }
+
+    fn merge(&self, into: &mut DiffPartial, later: DiffPartial) {
+        into.merge(&later);
+    }
+}
+
+struct StatsJob<'a> {
+    run: &'a StatsRun<'a>,
+    dtypes: Vec<DType>,
+    options: Arc<StatsOptions>,
+}
+
+struct StatsWorker {
+    kernel: StatsKernel,
+    reader: Reader,
+}
+
+/// Stats and the digests of the chunks they are of.
+#[derive(Default)]
+struct HashedPartial {
+    stats: StatsPartial,
+    digests: Vec<[u8; 32]>,
+}
+
+impl HashedPartial {
+    /// BLAKE3 of the bytes; of the chunks' digests where there are several chunks.
+    fn hash(&self) -> [u8; 32] {
+        match &*self.digests {
+            [] => *blake3::hash(&[]).as_bytes(),
+            [digest] => *digest,
+            digests => *blake3::hash(digests.as_flattened()).as_bytes(),
+        }
+    }
+}
+
+impl Job for StatsJob<'_> {
+    type Partial = HashedPartial;
+    type Worker = StatsWorker;
+
+    fn items(&self) -> usize {
+        self.run.tensors.len()
+    }
+
+    fn elements(&self, item: usize) -> u64 {
+        let index = self.run.tensors[item] as usize;
+        self.run.manifest.tensor(index).elements()
+    }
+
+    fn element_bits(&self, item: usize) -> u64 {
+        self.dtypes[item].bits()
+    }
+
+    fn worker(&self) -> StatsWorker {
+        StatsWorker {
+            kernel: StatsKernel::new(self.run.level, Arc::clone(&self.options)),
+            reader: Reader::default(),
+        }
+    }
+
+    fn reduce(
+        &self,
+        worker: &mut StatsWorker,
+        item: usize,
+        elements: Range<u64>,
+        control: &Control,
+    ) -> Result<HashedPartial, Error> {
+        let dtype = self.dtypes[item];
+        let manifest = self.run.manifest;
+        let tensor = manifest.tensor(self.run.tensors[item] as usize);
+        let mut partial = HashedPartial::default();
+        let mut hasher = self.run.content_hash.then(blake3::Hasher::new);
+        for piece in pieces(elements, dtype.bits()) {
+            control.check()?;
+            let count = (piece.end - piece.start) as usize;
+            let bytes = worker
+                .reader
+                .read(manifest, tensor, byte_range(&piece, dtype))?;
+            worker
+                .kernel
+                .accumulate(dtype, bytes, count, piece.start, &mut partial.stats);
+            if let Some(hasher) = &mut hasher {
+                hasher.update(bytes);
+            }
+            control
+                .bytes_done
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
+        partial
+            .digests
+            .extend(hasher.map(|hasher| *hasher.finalize().as_bytes()));
+        Ok(partial)
+    }
+
+    fn merge(&self, into: &mut HashedPartial, later: HashedPartial) {
+        into.stats.merge(&later.stats);
+        into.digests.extend(later.digests);
+    }
+}
+
+/// Cut elements into what is read at once. Pieces are multiples of every kernel block.
+fn pieces(elements: Range<u64>, bits: u64) -> impl Iterator<Item = Range<u64>> {
+    let step = (PIECE_BYTES * 8 / bits).next_multiple_of(ckptdiff_kernels::BLOCK as u64);
+    let end = elements.end;
+    elements
+        .step_by(step as usize)
+        .map(move |start| start..(start + step).min(end))
+}
+
+/// Pieces begin at whole bytes, since they begin at multiples of a block.
+fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
+    let at = |element: u64| (u128::from(element) * u128::from(dtype.bits())).div_ceil(8) as u64;
+    at(elements.start)..at(elements.end)
+}
+
+/// Brings a tensor's bytes together, wherever they lie.
+#[derive(Default)]
+struct Reader {
+    buffer: Vec<u8>,
+}
+
+impl Reader {
+    fn read<'a>(
+        &'a mut self,
+        manifest: &'a Manifest,
+        tensor: TensorView<'a>,
+        bytes: Range<u64>,
+    ) -> Result<&'a [u8], Error> {
+        let length = (bytes.end - bytes.start) as usize;
+        if let [span] = tensor.spans {
+            let source = &manifest.sources()[span.source as usize];
+            if let Some(borrowed) = source.borrow(span.offset + bytes.start, length) {
+                return Ok(borrowed);
+            }
+        }
+        if self.buffer.len() < length {
+            self.buffer.resize(length, 0);
+        }
+        let buffer = &mut self.buffer[..length];
+        let mut filled = 0;
+        let mut span_start = 0;
+        for span in tensor.spans {
+            let from = bytes.start.max(span_start);
+            let to = bytes.end.min(span_start + span.length);
+            if from < to {
+                let part = &mut buffer[filled..filled + (to - from) as usize];
+                let source = &manifest.sources()[span.source as usize];
+                let offset = span.offset + (from - span_start);
+                source
+                    .read_at(offset, part)
+                    .map_err(|error| read_error(source.path(), tensor.name, offset, part, error))?;
+                filled += part.len();
+            }
+            span_start += span.length;
+        }
+        debug_assert_eq!(filled, length, "a manifest's spans cover the tensor");
+        Ok(buffer)
+    }
+}
+
+fn read_error(
+    path: &std::path::Path,
+    tensor: &str,
+    offset: u64,
+    part: &[u8],
+    source: io::Error,
+) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Truncated {
+            path,
+            tensor: tensor.to_owned(),
+            end: offset + part.len() as u64,
+        },
+        io::ErrorKind::NotFound => Error::NotFound { path },
+        _ => Error::Io { path, source },
+    }
+}
+
+/// Chunks of one tensor, or several small tensors.
+type Batch = Vec<(usize, Range<u64>)>;
+
+/// Hands out the work in order.
+struct Planner {
+    item: usize,
+    element: u64,
+}
+
+impl Planner {
+    fn next<J: Job>(&mut self, job: &J) -> Option<Batch> {
+        let mut batch = Batch::new();
+        let mut bits = 0;
+        while self.item < job.items() && bits < BATCH_BYTES * 8 && batch.len() < BATCH_TENSORS {
+            let elements = job.elements(self.item);
+            let end = elements.min(self.element + CHUNK);
+            if end > self.element {
+                batch.push((self.item, self.element..end));
+                bits += (end - self.element) * job.element_bits(self.item);
+            }
+            self.element = end;
+            if end == elements {
+                (self.item, self.element) = (self.item + 1, 0);
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    }
+}
+
+/// Merges partials in the order of their chunks.
+struct Merger<P> {
+    finished: Vec<P>,
+    /// Of tensors that have several chunks: where the next one begins, and those before their turn.
+    waiting: HashMap<usize, (u64, HashMap<u64, (u64, P)>)>,
+}
+
+impl<P> Merger<P> {
+    fn add<J: Job<Partial = P>>(&mut self, job: &J, item: usize, elements: Range<u64>, partial: P) {
+        let total = job.elements(item);
+        if elements == (0..total) {
+            self.finished[item] = partial;
+            return;
+        }
+        let (next, early) = self.waiting.entry(item).or_default();
+        early.insert(elements.start, (elements.end, partial));
+        while let Some((end, partial)) = early.remove(next) {
+            job.merge(&mut self.finished[item], partial);
+            *next = end;
+        }
+        if *next == total {
+            self.waiting.remove(&item);
+        }
+    }
+}
+
+fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::Partial>, Error> {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let planner = Mutex::new(Planner {
+        item: 0,
+        element: 0,
+    });
+    let merger = Mutex::new(Merger {
+        finished: std::iter::repeat_with(J::Partial::default)
+            .take(job.items())
+            .collect(),
+        waiting: HashMap::new(),
+    });
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut worker = job.worker();
+                let mut partials = Vec::new();
+                loop {
+                    let batch = lock(&planner).next(job);
+                    let Some(batch) = batch else {
+                        break;
+                    };
+                    for (item, elements) in batch {
+                        match job.reduce(&mut worker, item, elements.clone(), control) {
+                            Ok(partial) => partials.push((item, elements, partial)),
+                            Err(error) => {
+                                control.cancel();
+                                // The first failure counts; the others only saw the cancel.
+                                lock(&failure).get_or_insert(error);
+                                return;
+                            }
+                        }
+                    }
+                    let mut merger = lock(&merger);
+                    for (item, elements, partial) in partials.drain(..) {
+                        merger.add(job, item, elements, partial);
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(merger
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .finished),
+    }
+}
+
+/// A panic in another worker ends the scope with a panic anyway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

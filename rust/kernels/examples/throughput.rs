@@ -1,0 +1,84 @@
+//! GB/s of the kernels on bytes that lie in the second-level cache, for each dtype and ISA level.
+//!
+//! `throughput [DTYPE...]`: where to look before and after touching a pass.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ckptdiff_kernels::{
+    DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
+};
+
+/// Bytes a side.
+const BYTES: usize = 64 << 10;
+
+/// Weights of about 0.02 and their update of about 0.0005, or any integers.
+fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    while a.len() < BYTES {
+        let x = random() * 0.07;
+        let y = x + random() * 0.002;
+        for (value, side) in [(x, &mut a), (y, &mut b)] {
+            match dtype {
+                DType::BF16 => side.extend(((value.to_bits() >> 16) as u16).to_le_bytes()),
+                DType::F16 => {
+                    let half = (value.to_bits() >> 13) as u16 & 0x3fff | ((value < 0.0) as u16) << 15;
+                    side.extend(half.to_le_bytes());
+                }
+                DType::F32 => side.extend(value.to_le_bytes()),
+                DType::F64 => side.extend(f64::from(value).to_le_bytes()),
+                _ => side.push((value * 1000.0) as i8 as u8 & 0x77),
+            }
+        }
+    }
+    (a, b)
+}
+
+fn gigabytes_per_second(bytes: usize, mut work: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..7 {
+        let start = Instant::now();
+        for _ in 0..100 {
+            work();
+        }
+        best = best.min(start.elapsed().as_secs_f64() / 100.0);
+    }
+    bytes as f64 / best / 1e9
+}
+
+fn main() {
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    println!("{:12} {:9} {:>7} {:>10} {:>7}", "dtype", "level", "diff", "identical", "stats");
+    for dtype in DType::ALL {
+        if !wanted.is_empty() && !wanted.iter().any(|name| name == dtype.name()) {
+            continue;
+        }
+        let (a, b) = sides(dtype);
+        let elements = BYTES * 8 / dtype.bits() as usize / 1024 * 1024;
+        for level in Level::available() {
+            let mut diff = DiffKernel::new(level, Arc::new(DiffOptions::default()));
+            let mut stats = StatsKernel::new(level, Arc::new(StatsOptions::default()));
+            let mut partial = DiffPartial::default();
+            let diff_rate = gigabytes_per_second(2 * BYTES, || {
+                diff.accumulate((dtype, &a), (dtype, &b), elements, 0, &mut partial);
+            });
+            let identical_rate = gigabytes_per_second(2 * BYTES, || {
+                diff.accumulate((dtype, &a), (dtype, &a), elements, 0, &mut partial);
+            });
+            let mut partial = StatsPartial::default();
+            let stats_rate = gigabytes_per_second(BYTES, || {
+                stats.accumulate(dtype, &a, elements, 0, &mut partial);
+            });
+            println!(
+                "{:12} {:9} {diff_rate:7.2} {identical_rate:10.2} {stats_rate:7.2}",
+                dtype.name(),
+                level.name()
+            );
+        }
+    }
+}

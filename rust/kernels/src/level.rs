@@ -1,0 +1,82 @@
+//! Which instruction set the passes are compiled for.
+//!
+//! Every pass is one generic piece of source. A [`Level`] is the proof that this machine has an
+//! instruction set; [`Level::run`] calls the pass from a function compiled for it, into which the
+//! pass inlines. So there is one source, one `unsafe` call per level, and any level can be forced.
+
+/// A computation that inlines into whatever function runs it.
+pub(crate) trait Pass {
+    type Output;
+
+    /// Must be `#[inline(always)]`, or it is compiled for the baseline only.
+    fn run(self) -> Self::Output;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Isa {
+    /// What the target guarantees: SSE2 on x86-64, NEON on aarch64.
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+/// An instruction-set level that this machine was seen to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(Isa);
+
+impl Level {
+    /// Every level of this machine, the slowest first.
+    pub fn available() -> Vec<Self> {
+        #[allow(unused_mut)] // There is nothing to add on other architectures.
+        let mut levels = vec![Self(Isa::Portable)];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            levels.push(Self(Isa::Avx2));
+        }
+        levels
+    }
+
+    /// The fastest level of this machine.
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self(Isa::Portable))
+    }
+
+    /// The level of that name, if this machine has it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::available()
+            .into_iter()
+            .find(|level| level.name() == name)
+    }
+
+    /// `portable` or `avx2`.
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Isa::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "avx2",
+        }
+    }
+
+    /// Run `pass`, compiled for this level.
+    #[inline]
+    pub(crate) fn run<P: Pass>(self, pass: P) -> P::Output {
+        match self.0 {
+            Isa::Portable => portable(pass),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx2` is only made where AVX2 was detected.
+            Isa::Avx2 => unsafe { avx2(pass) },
+        }
+    }
+}
+
+#[inline(never)]
+fn portable<P: Pass>(pass: P) -> P::Output {
+    pass.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx2")]
+fn avx2<P: Pass>(pass: P) -> P::Output {
+    pass.run()
+}

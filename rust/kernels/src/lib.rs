@@ -1,0 +1,39 @@
+//! Bytes in, partials out.
+//!
+//! A *kernel* takes the raw bytes of the same run of elements of one tensor (stats) or two (diff)
+//! and folds them into a *partial*: a small value that knows `merge` and from which every column
+//! can be finished. Nothing here opens a file, spawns a thread or knows a tensor's name.
+//!
+//! How a run of bytes is reduced, in blocks of [`BLOCK`] elements that stay in the L1 cache:
+//!
+//! 1. `decode` turns codes into `f32` where that is exact and the significand is short (8- and
+//!    16-bit types), into `f64` otherwise; 64-bit integers have a path of their own.
+//! 2. One pass sums in fixed lanes. Its sums also tell whether the block was harmless: a NaN, an
+//!    infinity, an overflow or an underflow shows in them, and then, and only then, the block is
+//!    done again: in `f64`, and if that does not do either, element by element with scaled sums.
+//! 3. Extremes and counts are exact; sums are folded in an order that the block's length alone
+//!    fixes, without fused multiply-add, so that every instruction set gives the same bits.
+//!
+//! ISA levels are instantiations of the same source ([`Level`]).
+
+mod cast;
+mod decode;
+mod diff;
+mod dtype;
+mod histogram;
+mod level;
+mod number;
+mod passes;
+mod scaled;
+mod stats;
+
+pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
+pub use dtype::{DType, UnknownDType};
+pub use histogram::Histogram;
+pub use level::Level;
+pub use number::{Extreme, Number};
+pub use scaled::Scaled;
+pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};
+
+/// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
+pub const BLOCK: usize = 1024;
