@@ -7,6 +7,7 @@ use crate::BLOCK;
 use crate::decode::{DecodeNarrow, DecodeWide, integer_at};
 use crate::dtype::{DType, Domain, FloatFormat, Specials};
 use crate::level::{Level, Pass};
+use crate::simd::Simd;
 use crate::scaled::scale;
 
 /// Round codes of `from`, one block at most, to codes of `to`, which come back in `out`.
@@ -65,7 +66,7 @@ impl Pass for Encode<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         macro_rules! encode {
             ($code:ty, $encode:expr) => {{
                 let codes = self.out.as_chunks_mut::<{ size_of::<$code>() }>().0;

@@ -7,6 +7,7 @@
 use crate::BLOCK;
 use crate::dtype::DType;
 use crate::level::Pass;
+use crate::simd::Simd;
 
 /// Widths of the group that a narrow pass reduces at once; blocks are padded with zeros to it.
 pub(crate) const PADDING: usize = 64;
@@ -27,7 +28,7 @@ impl Pass for DecodeNarrow<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let Self { dtype, codes, out } = self;
         match dtype {
             DType::Bool => decode_8(codes, out, |code| f32::from(u8::from(code != 0))),
@@ -77,7 +78,7 @@ impl Pass for DecodeWide<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         let Self { dtype, codes, out } = self;
         match dtype {
             DType::F32 | DType::C64 => {
@@ -115,7 +116,7 @@ impl Pass for Widen<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Simd>(self, _: S) {
         for (wide, narrow) in self.out.iter_mut().zip(self.narrow) {
             *wide = f64::from(*narrow);
         }

@@ -4,12 +4,17 @@
 //! instruction set; [`Level::run`] calls the pass from a function compiled for it, into which the
 //! pass inlines. So there is one source, one `unsafe` call per level, and any level can be forced.
 
+use crate::simd::Simd;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::avx2::Avx2;
+use crate::simd::portable::Portable;
+
 /// A computation that inlines into whatever function runs it.
 pub(crate) trait Pass {
     type Output;
 
     /// Must be `#[inline(always)]`, or it is compiled for the baseline only.
-    fn run(self) -> Self::Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +76,13 @@ impl Level {
 
 #[inline(never)]
 fn portable<P: Pass>(pass: P) -> P::Output {
-    pass.run()
+    pass.run(Portable)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
 #[target_feature(enable = "avx2")]
 fn avx2<P: Pass>(pass: P) -> P::Output {
-    pass.run()
+    // SAFETY: this function itself is only called where AVX2 was detected.
+    pass.run(unsafe { Avx2::new() })
 }

@@ -25,6 +25,7 @@ mod level;
 mod number;
 mod passes;
 mod scaled;
+mod simd;
 mod stats;
 
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};

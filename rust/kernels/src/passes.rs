@@ -10,6 +10,7 @@
 
 use crate::decode::PADDING;
 use crate::level::Pass;
+use crate::simd::Simd;
 
 /// Sums of one block of pairs: `d = b - a`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,8 +82,63 @@ pub(crate) fn harmless_squares<T: Zero>(squares: f64, values: &[T]) -> bool {
     (squares >= lowest && squares <= highest) || (squares == 0.0 && all_zero(values))
 }
 
-/// Lanes of `f64` accumulators.
-const WIDE_LANES: usize = 8;
+/// Eight accumulators in `f64`.
+#[derive(Clone, Copy)]
+pub(crate) struct Sum<S: Simd>([S::F64; 2]);
+
+impl<S: Simd> Sum<S> {
+    #[inline(always)]
+    pub(crate) fn new(simd: S) -> Self {
+        Self([simd.splat_f64(0.0); 2])
+    }
+
+    /// Add eight values.
+    #[inline(always)]
+    pub(crate) fn add(&mut self, simd: S, values: [S::F64; 2]) {
+        self.0 = [
+            simd.add_f64(self.0[0], values[0]),
+            simd.add_f64(self.0[1], values[1]),
+        ];
+    }
+
+    /// Add 64 narrow values, eight to a lane, pairwise.
+    #[inline(always)]
+    fn add_tree(&mut self, simd: S, x: [S::F32; 8]) {
+        let [a, b, c, d, e, f, g, h] = x;
+        let low = simd.add_f32(simd.add_f32(a, b), simd.add_f32(c, d));
+        let high = simd.add_f32(simd.add_f32(e, f), simd.add_f32(g, h));
+        self.add(simd, simd.widen(simd.add_f32(low, high)));
+    }
+
+    #[inline(always)]
+    pub(crate) fn total(self, simd: S) -> f64 {
+        let [a, b, c, d] = simd.array_f64(self.0[0]);
+        let [e, f, g, h] = simd.array_f64(self.0[1]);
+        total([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// The rows of a group.
+#[inline(always)]
+fn load_group<S: Simd>(simd: S, group: &[f32; PADDING]) -> [S::F32; 8] {
+    let rows = group.as_chunks::<8>().0;
+    let mut vectors = [simd.splat_f32(0.0); 8];
+    for (vector, row) in vectors.iter_mut().zip(rows) {
+        *vector = simd.load_f32(row);
+    }
+    vectors
+}
+
+/// Row by row, `operation` of two groups.
+macro_rules! rows {
+    ($simd:ident.$operation:ident($x:expr, $y:expr)) => {{
+        let mut result = $x;
+        for (x, y) in result.iter_mut().zip($y) {
+            *x = $simd.$operation(*x, y);
+        }
+        result
+    }};
+}
 
 /// Sums over narrow pairs; lengths are equal and multiples of [`PADDING`].
 pub(crate) struct DiffNarrow<'a> {
@@ -90,58 +146,61 @@ pub(crate) struct DiffNarrow<'a> {
     pub(crate) b: &'a [f32],
 }
 
+/// Products of scaled factors cannot underflow to zero, and overflow keeps the sign.
+const SIGN_SCALE_F32: f32 = (1u128 << 100) as f32;
+
 impl Pass for DiffNarrow<'_> {
     type Output = DiffSums;
 
     #[inline(always)]
-    fn run(self) -> DiffSums {
-        let mut sum_difference = [0.0f64; 8];
-        let mut sum_absolute = [0.0f64; 8];
-        let mut sum_squares_d = [0.0f64; 8];
-        let mut sum_squares_a = [0.0f64; 8];
-        let mut sum_squares_b = [0.0f64; 8];
-        let mut sum_dot_da = [0.0f64; 8];
-        let mut max_abs = [0.0f32; 8];
-        let mut changed = [0u32; 8];
-        let mut sign_flips = [0u32; 8];
+    fn run<S: Simd>(self, simd: S) -> DiffSums {
+        let zero = simd.splat_f32(0.0);
+        let mut difference = Sum::new(simd);
+        let mut absolute = Sum::new(simd);
+        let mut squares_d = Sum::new(simd);
+        let mut dot_da = Sum::new(simd);
+        let mut max_abs = zero;
+        let mut unchanged = simd.no_counts32();
         let groups_a = self.a.as_chunks::<PADDING>().0;
         let groups_b = self.b.as_chunks::<PADDING>().0;
+        // Two loops, so that the accumulators of each fit in the registers.
         for (a, b) in groups_a.iter().zip(groups_b) {
-            let d: [f32; PADDING] = std::array::from_fn(|index| b[index] - a[index]);
-            fold(&mut sum_difference, tree(|index| d[index]));
-            fold(&mut sum_absolute, tree(|index| d[index].abs()));
-            fold(&mut sum_squares_d, tree(|index| d[index] * d[index]));
-            fold(&mut sum_dot_da, tree(|index| d[index] * a[index]));
-            for row in d.as_chunks::<8>().0 {
-                for lane in 0..8 {
-                    let magnitude = row[lane].abs();
-                    max_abs[lane] = if magnitude > max_abs[lane] {
-                        magnitude
-                    } else {
-                        max_abs[lane]
-                    };
-                    changed[lane] += u32::from(row[lane] != 0.0);
-                }
+            let (a, b) = (load_group(simd, a), load_group(simd, b));
+            let d = rows!(simd.sub_f32(b, a));
+            difference.add_tree(simd, d);
+            squares_d.add_tree(simd, rows!(simd.mul_f32(d, d)));
+            dot_da.add_tree(simd, rows!(simd.mul_f32(d, a)));
+            let mut magnitude = d;
+            for row in &mut magnitude {
+                *row = simd.abs_f32(*row);
+                max_abs = simd.max_f32(*row, max_abs);
+                unchanged = simd.count_equal_f32(unchanged, *row, zero);
             }
-            fold(&mut sum_squares_a, tree(|index| a[index] * a[index]));
-            fold(&mut sum_squares_b, tree(|index| b[index] * b[index]));
-            let rows = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0);
-            for (a, b) in rows {
-                for lane in 0..8 {
-                    sign_flips[lane] += u32::from(opposite_f32(a[lane], b[lane]));
-                }
+            absolute.add_tree(simd, magnitude);
+        }
+        let scale = simd.splat_f32(SIGN_SCALE_F32);
+        let mut squares_a = Sum::new(simd);
+        let mut squares_b = Sum::new(simd);
+        let mut sign_flips = simd.no_counts32();
+        for (a, b) in groups_a.iter().zip(groups_b) {
+            let (a, b) = (load_group(simd, a), load_group(simd, b));
+            squares_a.add_tree(simd, rows!(simd.mul_f32(a, a)));
+            squares_b.add_tree(simd, rows!(simd.mul_f32(b, b)));
+            for (a, b) in a.into_iter().zip(b) {
+                let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
+                sign_flips = simd.count_less_f32(sign_flips, product, zero);
             }
         }
         DiffSums {
-            difference: total(sum_difference),
-            absolute: total(sum_absolute),
-            squares_d: total(sum_squares_d),
-            squares_a: total(sum_squares_a),
-            squares_b: total(sum_squares_b),
-            dot_da: total(sum_dot_da),
-            max_abs: f64::from(max_abs.into_iter().fold(0.0, f32::max)),
-            changed: changed.into_iter().map(u64::from).sum(),
-            sign_flips: sign_flips.into_iter().map(u64::from).sum(),
+            difference: difference.total(simd),
+            absolute: absolute.total(simd),
+            squares_d: squares_d.total(simd),
+            squares_a: squares_a.total(simd),
+            squares_b: squares_b.total(simd),
+            dot_da: dot_da.total(simd),
+            max_abs: f64::from(simd.array_f32(max_abs).into_iter().fold(0.0, f32::max)),
+            changed: self.a.len() as u64 - simd.sum_counts32(unchanged),
+            sign_flips: simd.sum_counts32(sign_flips),
         }
     }
 }
@@ -152,57 +211,68 @@ pub(crate) struct DiffWide<'a> {
     pub(crate) b: &'a [f64],
 }
 
+/// Like [`SIGN_SCALE_F32`]: 2^540.
+const SIGN_SCALE_F64: f64 = f64::from_bits((1023 + 540) << 52);
+
+/// Eight wide values.
+#[inline(always)]
+pub(crate) fn load_row<S: Simd>(simd: S, row: &[f64; 8]) -> [S::F64; 2] {
+    let halves = row.as_chunks::<4>().0;
+    [simd.load_f64(&halves[0]), simd.load_f64(&halves[1])]
+}
+
 impl Pass for DiffWide<'_> {
     type Output = DiffSums;
 
     #[inline(always)]
-    fn run(self) -> DiffSums {
-        const LANES: usize = WIDE_LANES;
-        let mut sum_difference = [0.0f64; LANES];
-        let mut sum_absolute = [0.0f64; LANES];
-        let mut sum_squares_d = [0.0f64; LANES];
-        let mut max_abs = [0.0f64; LANES];
-        let mut changed = [0u64; LANES];
-        let rows_a = self.a.as_chunks::<LANES>().0;
-        let rows_b = self.b.as_chunks::<LANES>().0;
+    fn run<S: Simd>(self, simd: S) -> DiffSums {
+        let zero = simd.splat_f64(0.0);
+        let mut difference = Sum::new(simd);
+        let mut absolute = Sum::new(simd);
+        let mut squares_d = Sum::new(simd);
+        let mut max_abs = zero;
+        let mut unchanged = simd.no_counts64();
+        let rows_a = self.a.as_chunks::<8>().0;
+        let rows_b = self.b.as_chunks::<8>().0;
         for (a, b) in rows_a.iter().zip(rows_b) {
-            for lane in 0..LANES {
-                let d = b[lane] - a[lane];
-                let magnitude = d.abs();
-                sum_difference[lane] += d;
-                sum_absolute[lane] += magnitude;
-                sum_squares_d[lane] += d * d;
-                max_abs[lane] = if magnitude > max_abs[lane] {
-                    magnitude
-                } else {
-                    max_abs[lane]
-                };
-                changed[lane] += u64::from(d != 0.0);
+            let (a, b) = (load_row(simd, a), load_row(simd, b));
+            let d = rows!(simd.sub_f64(b, a));
+            difference.add(simd, d);
+            squares_d.add(simd, rows!(simd.mul_f64(d, d)));
+            let mut magnitude = d;
+            for row in &mut magnitude {
+                *row = simd.abs_f64(*row);
+                max_abs = simd.max_f64(*row, max_abs);
+                unchanged = simd.count_equal_f64(unchanged, *row, zero);
             }
+            absolute.add(simd, magnitude);
         }
-        let mut sum_squares_a = [0.0f64; LANES];
-        let mut sum_squares_b = [0.0f64; LANES];
-        let mut sum_dot_da = [0.0f64; LANES];
-        let mut sign_flips = [0u64; LANES];
+        let scale = simd.splat_f64(SIGN_SCALE_F64);
+        let mut squares_a = Sum::new(simd);
+        let mut squares_b = Sum::new(simd);
+        let mut dot_da = Sum::new(simd);
+        let mut sign_flips = simd.no_counts64();
         for (a, b) in rows_a.iter().zip(rows_b) {
-            for lane in 0..LANES {
-                let (a, b) = (a[lane], b[lane]);
-                sum_squares_a[lane] += a * a;
-                sum_squares_b[lane] += b * b;
-                sum_dot_da[lane] += (b - a) * a;
-                sign_flips[lane] += u64::from(opposite_f64(a, b));
+            let (a, b) = (load_row(simd, a), load_row(simd, b));
+            squares_a.add(simd, rows!(simd.mul_f64(a, a)));
+            squares_b.add(simd, rows!(simd.mul_f64(b, b)));
+            let d = rows!(simd.sub_f64(b, a));
+            dot_da.add(simd, rows!(simd.mul_f64(d, a)));
+            for (a, b) in a.into_iter().zip(b) {
+                let product = simd.mul_f64(simd.mul_f64(a, scale), simd.mul_f64(b, scale));
+                sign_flips = simd.count_less_f64(sign_flips, product, zero);
             }
         }
         DiffSums {
-            difference: total(sum_difference),
-            absolute: total(sum_absolute),
-            squares_d: total(sum_squares_d),
-            squares_a: total(sum_squares_a),
-            squares_b: total(sum_squares_b),
-            dot_da: total(sum_dot_da),
-            max_abs: max_abs.into_iter().fold(0.0, f64::max),
-            changed: changed.into_iter().sum(),
-            sign_flips: sign_flips.into_iter().sum(),
+            difference: difference.total(simd),
+            absolute: absolute.total(simd),
+            squares_d: squares_d.total(simd),
+            squares_a: squares_a.total(simd),
+            squares_b: squares_b.total(simd),
+            dot_da: dot_da.total(simd),
+            max_abs: simd.array_f64(max_abs).into_iter().fold(0.0, f64::max),
+            changed: self.a.len() as u64 - simd.sum_counts64(unchanged),
+            sign_flips: simd.sum_counts64(sign_flips),
         }
     }
 }
@@ -217,21 +287,18 @@ impl Pass for MaxAbsNarrow<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let mut max_abs = [0.0f64; WIDE_LANES];
-        let rows_a = self.a.as_chunks::<WIDE_LANES>().0;
-        let rows_b = self.b.as_chunks::<WIDE_LANES>().0;
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut max_abs = simd.splat_f64(0.0);
+        let rows_a = self.a.as_chunks::<8>().0;
+        let rows_b = self.b.as_chunks::<8>().0;
         for (a, b) in rows_a.iter().zip(rows_b) {
-            for lane in 0..WIDE_LANES {
-                let magnitude = (f64::from(b[lane]) - f64::from(a[lane])).abs();
-                max_abs[lane] = if magnitude > max_abs[lane] {
-                    magnitude
-                } else {
-                    max_abs[lane]
-                };
+            let a = simd.widen(simd.load_f32(a));
+            let b = simd.widen(simd.load_f32(b));
+            for d in rows!(simd.sub_f64(b, a)) {
+                max_abs = simd.max_f64(simd.abs_f64(d), max_abs);
             }
         }
-        max_abs.into_iter().fold(0.0, f64::max)
+        simd.array_f64(max_abs).into_iter().fold(0.0, f64::max)
     }
 }
 
@@ -245,16 +312,15 @@ impl Pass for Dot<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let mut sum = [0.0f64; WIDE_LANES];
-        let rows_a = self.a.as_chunks::<WIDE_LANES>().0;
-        let rows_b = self.b.as_chunks::<WIDE_LANES>().0;
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut sum = Sum::new(simd);
+        let rows_a = self.a.as_chunks::<8>().0;
+        let rows_b = self.b.as_chunks::<8>().0;
         for (a, b) in rows_a.iter().zip(rows_b) {
-            for lane in 0..WIDE_LANES {
-                sum[lane] += a[lane] * b[lane];
-            }
+            let (a, b) = (load_row(simd, a), load_row(simd, b));
+            sum.add(simd, rows!(simd.mul_f64(a, b)));
         }
-        total(sum)
+        sum.total(simd)
     }
 }
 
@@ -265,12 +331,13 @@ impl Pass for SquaresNarrow<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let mut sum = [0.0f64; 8];
-        for x in self.0.as_chunks::<PADDING>().0 {
-            fold(&mut sum, tree(|index| x[index] * x[index]));
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut sum = Sum::new(simd);
+        for group in self.0.as_chunks::<PADDING>().0 {
+            let x = load_group(simd, group);
+            sum.add_tree(simd, rows!(simd.mul_f32(x, x)));
         }
-        total(sum)
+        sum.total(simd)
     }
 }
 
@@ -281,14 +348,13 @@ impl Pass for SquaresWide<'_> {
     type Output = f64;
 
     #[inline(always)]
-    fn run(self) -> f64 {
-        let mut sum = [0.0f64; WIDE_LANES];
-        for row in self.0.as_chunks::<WIDE_LANES>().0 {
-            for lane in 0..WIDE_LANES {
-                sum[lane] += row[lane] * row[lane];
-            }
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut sum = Sum::new(simd);
+        for row in self.0.as_chunks::<8>().0 {
+            let x = load_row(simd, row);
+            sum.add(simd, rows!(simd.mul_f64(x, x)));
         }
-        total(sum)
+        sum.total(simd)
     }
 }
 
@@ -318,7 +384,7 @@ impl Pass for CodeDistance<'_> {
     type Output = (u64, u64);
 
     #[inline(always)]
-    fn run(self) -> (u64, u64) {
+    fn run<S: Simd>(self, _: S) -> (u64, u64) {
         macro_rules! distance {
             ($code:ty) => {{
                 const BYTES: usize = size_of::<$code>();
@@ -384,39 +450,9 @@ impl Pass for CodeDistance<'_> {
     }
 }
 
-/// One `f32` per lane: the sum of eight rows, pairwise.
-#[inline(always)]
-fn tree(value: impl Fn(usize) -> f32) -> [f32; 8] {
-    std::array::from_fn(|lane| {
-        let pair = |row: usize| value(row * 8 + lane) + value((row + 1) * 8 + lane);
-        (pair(0) + pair(2)) + (pair(4) + pair(6))
-    })
-}
-
-#[inline(always)]
-fn fold(sum: &mut [f64; 8], values: [f32; 8]) {
-    for lane in 0..8 {
-        sum[lane] += f64::from(values[lane]);
-    }
-}
-
 /// The lanes' total, pairwise.
 #[inline(always)]
 pub(crate) fn total(lanes: [f64; 8]) -> f64 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (c + g)) + ((b + f) + (d + h))
-}
-
-/// Whether the signs are opposite and neither is zero; the product could underflow.
-#[inline(always)]
-fn opposite_f32(a: f32, b: f32) -> bool {
-    let smaller = if a.abs() < b.abs() { a.abs() } else { b.abs() };
-    ((a.to_bits() ^ b.to_bits()) as i32) < 0 && smaller > 0.0
-}
-
-/// Like [`opposite_f32`].
-#[inline(always)]
-fn opposite_f64(a: f64, b: f64) -> bool {
-    let smaller = if a.abs() < b.abs() { a.abs() } else { b.abs() };
-    ((a.to_bits() ^ b.to_bits()) as i64) < 0 && smaller > 0.0
 }

@@ -12,8 +12,9 @@ use crate::decode::{Aligned, DecodeNarrow, DecodeWide, Widen, integer_at, unpack
 use crate::dtype::{DType, Domain};
 use crate::histogram::Histogram;
 use crate::level::{Level, Pass};
+use crate::simd::Simd;
 use crate::number::{Extreme, Number};
-use crate::passes::total;
+use crate::passes::{Sum, load_row};
 use crate::scaled::{Scaled, exponent_of, scale};
 
 /// What stats measures beside the default columns.
@@ -274,70 +275,72 @@ struct Survey {
     saturated: u64,
 }
 
-/// Sums, extremes and counts of wide values; `values` is at least one row long.
+/// Sums, extremes and counts of wide values.
 struct SurveyPass<'a> {
     values: &'a [f64],
     smallest_normal: f64,
     saturation: (f64, f64),
 }
 
-const LANES: usize = 8;
-
 impl Pass for SurveyPass<'_> {
     type Output = Survey;
 
     #[inline(always)]
-    fn run(self) -> Survey {
-        let mut sum = [0.0f64; LANES];
-        let mut absolute = [0.0f64; LANES];
-        let mut min = [f64::INFINITY; LANES];
-        let mut max = [f64::NEG_INFINITY; LANES];
-        let (rows, rest) = self.values.as_chunks::<LANES>();
-        let mut last = [0.0; LANES];
-        last[..rest.len()].copy_from_slice(rest);
+    fn run<S: Simd>(self, simd: S) -> Survey {
+        let mut sum = Sum::new(simd);
+        let mut absolute = Sum::new(simd);
+        let mut min = simd.splat_f64(f64::INFINITY);
+        let mut max = simd.splat_f64(f64::NEG_INFINITY);
+        let (rows, rest) = self.values.as_chunks::<8>();
         for row in rows {
-            for lane in 0..LANES {
-                let x = row[lane];
-                sum[lane] += x;
-                absolute[lane] += x.abs();
-                min[lane] = if x < min[lane] { x } else { min[lane] };
-                max[lane] = if x > max[lane] { x } else { max[lane] };
+            let x = load_row(simd, row);
+            sum.add(simd, x);
+            absolute.add(simd, x.map(|half| simd.abs_f64(half)));
+            for half in x {
+                min = simd.min_f64(half, min);
+                max = simd.max_f64(half, max);
             }
         }
-        for (lane, x) in rest.iter().enumerate() {
-            sum[lane] += x;
-            absolute[lane] += x.abs();
-            min[lane] = if *x < min[lane] { *x } else { min[lane] };
-            max[lane] = if *x > max[lane] { *x } else { max[lane] };
-        }
-        let (lowest, highest) = self.saturation;
-        let mut zeros = [0u64; LANES];
-        let mut negatives = [0u64; LANES];
-        let mut tiny = [0u64; LANES];
-        let mut saturated = [0u64; LANES];
-        for row in rows.iter().chain(std::iter::once(&last)) {
-            for lane in 0..LANES {
-                let x = row[lane];
-                zeros[lane] += u64::from(x == 0.0);
-                negatives[lane] += u64::from(x < 0.0);
-                tiny[lane] += u64::from(x.abs() < self.smallest_normal);
-                saturated[lane] += u64::from(x == lowest) + u64::from(x == highest);
+        let zero = simd.splat_f64(0.0);
+        let smallest_normal = simd.splat_f64(self.smallest_normal);
+        let lowest = simd.splat_f64(self.saturation.0);
+        let highest = simd.splat_f64(self.saturation.1);
+        let mut zeros = simd.no_counts64();
+        let mut negatives = simd.no_counts64();
+        let mut tiny = simd.no_counts64();
+        let mut saturated = simd.no_counts64();
+        for row in rows {
+            for x in load_row(simd, row) {
+                zeros = simd.count_equal_f64(zeros, x, zero);
+                negatives = simd.count_less_f64(negatives, x, zero);
+                tiny = simd.count_less_f64(tiny, simd.abs_f64(x), smallest_normal);
+                saturated = simd.count_equal_f64(saturated, x, lowest);
+                saturated = simd.count_equal_f64(saturated, x, highest);
             }
         }
-        let padding = (LANES - rest.len()) as u64;
-        let zeros = zeros.into_iter().sum::<u64>() - padding;
-        let tiny = tiny.into_iter().sum::<u64>();
-        Survey {
-            sum: total(sum),
-            absolute: total(absolute),
-            min: min.into_iter().fold(f64::INFINITY, f64::min),
-            max: max.into_iter().fold(f64::NEG_INFINITY, f64::max),
-            zeros,
-            negatives: negatives.into_iter().sum(),
-            // Zeros, the padding's too, are below the smallest normal but not subnormal.
-            subnormals: tiny.saturating_sub(zeros + padding),
-            saturated: saturated.into_iter().sum(),
+        let mut survey = Survey {
+            sum: sum.total(simd),
+            absolute: absolute.total(simd),
+            min: simd.array_f64(min).into_iter().fold(f64::INFINITY, f64::min),
+            max: simd.array_f64(max).into_iter().fold(f64::NEG_INFINITY, f64::max),
+            zeros: simd.sum_counts64(zeros),
+            negatives: simd.sum_counts64(negatives),
+            subnormals: simd.sum_counts64(tiny),
+            saturated: simd.sum_counts64(saturated),
+        };
+        for x in rest {
+            survey.sum += x;
+            survey.absolute += x.abs();
+            survey.min = if *x < survey.min { *x } else { survey.min };
+            survey.max = if *x > survey.max { *x } else { survey.max };
+            survey.zeros += u64::from(*x == 0.0);
+            survey.negatives += u64::from(*x < 0.0);
+            survey.subnormals += u64::from(x.abs() < self.smallest_normal);
+            survey.saturated += u64::from(*x == self.saturation.0 || *x == self.saturation.1);
         }
+        // Zeros are below the smallest normal but not subnormal.
+        survey.subnormals = survey.subnormals.saturating_sub(survey.zeros);
+        survey
     }
 }
 
@@ -351,25 +354,34 @@ impl Pass for PowersPass<'_> {
     type Output = [f64; 4];
 
     #[inline(always)]
-    fn run(self) -> [f64; 4] {
-        let mut first = [0.0f64; LANES];
-        let mut second = [0.0f64; LANES];
-        let mut third = [0.0f64; LANES];
-        let mut fourth = [0.0f64; LANES];
-        let (rows, rest) = self.values.as_chunks::<LANES>();
-        let mut last = [self.pivot; LANES];
-        last[..rest.len()].copy_from_slice(rest);
-        for row in rows.iter().chain(std::iter::once(&last)) {
-            for lane in 0..LANES {
-                let c = row[lane] - self.pivot;
-                let square = c * c;
-                first[lane] += c;
-                second[lane] += square;
-                third[lane] += square * c;
-                fourth[lane] += square * square;
-            }
+    fn run<S: Simd>(self, simd: S) -> [f64; 4] {
+        let pivot = simd.splat_f64(self.pivot);
+        let mut sums = [Sum::new(simd); 4];
+        let (rows, rest) = self.values.as_chunks::<8>();
+        for row in rows {
+            let c = load_row(simd, row).map(|half| simd.sub_f64(half, pivot));
+            let square = c.map(|half| simd.mul_f64(half, half));
+            sums[0].add(simd, c);
+            sums[1].add(simd, square);
+            sums[2].add(
+                simd,
+                [
+                    simd.mul_f64(square[0], c[0]),
+                    simd.mul_f64(square[1], c[1]),
+                ],
+            );
+            sums[3].add(simd, square.map(|half| simd.mul_f64(half, half)));
         }
-        [total(first), total(second), total(third), total(fourth)]
+        let mut powers = sums.map(|sum| sum.total(simd));
+        for x in rest {
+            let c = x - self.pivot;
+            let square = c * c;
+            powers[0] += c;
+            powers[1] += square;
+            powers[2] += square * c;
+            powers[3] += square * square;
+        }
+        powers
     }
 }
 

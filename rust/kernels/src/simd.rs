@@ -1,0 +1,63 @@
+//! Vectors of fixed widths, whatever the machine's are.
+//!
+//! A pass is written once over [`Simd`], whose vectors have eight `f32` or four `f64` lanes at
+//! every level, so that lanes, and with them every rounding, are the same everywhere. The value
+//! that implements it is the proof that its instructions may be used: passes get it from
+//! [`Level::run`](crate::Level), nobody else can make one.
+//!
+//! Written out because compilers get it wrong: with a dozen accumulators in arrays of lanes the
+//! AVX2 code of a diff pass shuffled between them instead, and ran at a quarter of the speed.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+pub(crate) mod portable;
+
+/// The operations that passes are made of. Comparisons with NaN are false.
+pub(crate) trait Simd: Copy {
+    /// Eight `f32`.
+    type F32: Copy;
+    /// Four `f64`.
+    type F64: Copy;
+    /// Eight 32-bit counters.
+    type Counts32: Copy;
+    /// Four 64-bit counters.
+    type Counts64: Copy;
+
+    fn load_f32(self, values: &[f32; 8]) -> Self::F32;
+    fn splat_f32(self, value: f32) -> Self::F32;
+    fn array_f32(self, x: Self::F32) -> [f32; 8];
+    fn add_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    fn sub_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    fn mul_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    fn abs_f32(self, x: Self::F32) -> Self::F32;
+    /// `x` where `x > y`, else `y`.
+    fn max_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// The lower and the upper four lanes.
+    fn widen(self, x: Self::F32) -> [Self::F64; 2];
+
+    fn load_f64(self, values: &[f64; 4]) -> Self::F64;
+    fn splat_f64(self, value: f64) -> Self::F64;
+    fn array_f64(self, x: Self::F64) -> [f64; 4];
+    fn add_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    fn sub_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    fn mul_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    fn abs_f64(self, x: Self::F64) -> Self::F64;
+    /// `x` where `x > y`, else `y`.
+    fn max_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    /// `x` where `x < y`, else `y`.
+    fn min_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+
+    fn no_counts32(self) -> Self::Counts32;
+    /// Count the lanes where `x < y`.
+    fn count_less_f32(self, counts: Self::Counts32, x: Self::F32, y: Self::F32) -> Self::Counts32;
+    /// Count the lanes where `x == y`.
+    fn count_equal_f32(self, counts: Self::Counts32, x: Self::F32, y: Self::F32) -> Self::Counts32;
+    fn sum_counts32(self, counts: Self::Counts32) -> u64;
+
+    fn no_counts64(self) -> Self::Counts64;
+    /// Count the lanes where `x < y`.
+    fn count_less_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
+    /// Count the lanes where `x == y`.
+    fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
+    fn sum_counts64(self, counts: Self::Counts64) -> u64;
+}
