@@ -22,7 +22,10 @@ fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files: Vec<_> = std::fs::read_dir(path)?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "safetensors"));
+    files.retain(|file| {
+        file.extension()
+            .is_some_and(|ending| ending == "safetensors")
+    });
     files.sort();
     Ok(files)
 }

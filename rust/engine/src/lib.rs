@@ -18,7 +18,7 @@ pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, TensorView};
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
-pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, diff, stats};
+pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};

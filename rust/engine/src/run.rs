@@ -109,11 +109,11 @@ pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Er
     )
 }
 
-/// Reduce every tensor; one partial each with the hash that was asked for, in their order.
-pub fn stats(
-    run: &StatsRun<'_>,
-    control: &Control,
-) -> Result<Vec<(StatsPartial, Option<[u8; 32]>)>, Error> {
+/// A tensor's partial, with the hash that was asked for.
+pub type TensorStats = (StatsPartial, Option<[u8; 32]>);
+
+/// Reduce every tensor; results are in their order.
+pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
     let mut dtypes = Vec::with_capacity(run.tensors.len());
     for &index in run.tensors {
         dtypes.push(known_dtype(run.manifest, index, None)?);
@@ -459,8 +459,25 @@ impl Planner {
 /// Merges partials in the order of their chunks.
 struct Merger<P> {
     finished: Vec<P>,
-    /// Of tensors that have several chunks: where the next one begins, and those before their turn.
-    waiting: HashMap<usize, (u64, HashMap<u64, (u64, P)>)>,
+    /// Tensors that have several chunks and miss some.
+    waiting: HashMap<usize, Waiting<P>>,
+}
+
+/// What is known of a tensor beside the merged beginning.
+struct Waiting<P> {
+    /// Where the next chunk begins.
+    next: u64,
+    /// Chunks that are done before their turn, by where they begin, with where they end.
+    early: HashMap<u64, (u64, P)>,
+}
+
+impl<P> Default for Waiting<P> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            early: HashMap::new(),
+        }
+    }
 }
 
 impl<P> Merger<P> {
@@ -470,13 +487,15 @@ impl<P> Merger<P> {
             self.finished[item] = partial;
             return;
         }
-        let (next, early) = self.waiting.entry(item).or_default();
-        early.insert(elements.start, (elements.end, partial));
-        while let Some((end, partial)) = early.remove(next) {
+        let waiting = self.waiting.entry(item).or_default();
+        waiting
+            .early
+            .insert(elements.start, (elements.end, partial));
+        while let Some((end, partial)) = waiting.early.remove(&waiting.next) {
             job.merge(&mut self.finished[item], partial);
-            *next = end;
+            waiting.next = end;
         }
-        if *next == total {
+        if waiting.next == total {
             self.waiting.remove(&item);
         }
     }

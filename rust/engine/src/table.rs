@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ckptdiff_kernels::{DType, DiffOptions, DiffPartial, Histogram, Number, StatsPartial};
 
 use crate::manifest::Manifest;
+use crate::run::TensorStats;
 
 /// One value of a row, exact.
 #[derive(Clone, Debug, PartialEq)]
@@ -560,7 +561,7 @@ impl StatsTable {
         manifest: &Manifest,
         tensors: &[u32],
         names: Option<&[Option<String>]>,
-        partials: Vec<(StatsPartial, Option<[u8; 32]>)>,
+        partials: Vec<TensorStats>,
         histogram: bool,
         content_hash: bool,
     ) -> Self {

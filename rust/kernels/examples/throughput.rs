@@ -16,7 +16,9 @@ const BYTES: usize = 64 << 10;
 fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
     let mut state = 1u64;
     let mut random = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
     let (mut a, mut b) = (Vec::new(), Vec::new());
@@ -27,7 +29,8 @@ fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
             match dtype {
                 DType::BF16 => side.extend(((value.to_bits() >> 16) as u16).to_le_bytes()),
                 DType::F16 => {
-                    let half = (value.to_bits() >> 13) as u16 & 0x3fff | ((value < 0.0) as u16) << 15;
+                    let half =
+                        (value.to_bits() >> 13) as u16 & 0x3fff | u16::from(value < 0.0) << 15;
                     side.extend(half.to_le_bytes());
                 }
                 DType::F32 => side.extend(value.to_le_bytes()),
@@ -53,7 +56,10 @@ fn gigabytes_per_second(bytes: usize, mut work: impl FnMut()) -> f64 {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    println!("{:12} {:9} {:>7} {:>10} {:>7}", "dtype", "level", "diff", "identical", "stats");
+    println!(
+        "{:12} {:9} {:>7} {:>10} {:>7}",
+        "dtype", "level", "diff", "identical", "stats"
+    );
     for dtype in DType::ALL {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == dtype.name()) {
             continue;

@@ -7,8 +7,8 @@ use crate::BLOCK;
 use crate::decode::{DecodeNarrow, DecodeWide, integer_at};
 use crate::dtype::{DType, Domain, FloatFormat, Specials};
 use crate::level::{Level, Pass};
-use crate::simd::Simd;
 use crate::scaled::scale;
+use crate::simd::Simd;
 
 /// Round codes of `from`, one block at most, to codes of `to`, which come back in `out`.
 pub(crate) fn cast<'a>(

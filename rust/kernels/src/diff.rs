@@ -570,17 +570,18 @@ impl Block<'_> {
     fn reduce(&mut self) {
         let (a, b) = (self.a, self.b);
         let domain = a.dtype.domain().max(b.dtype.domain());
-        if domain == Domain::Integer && self.components == 1 {
-            self.reduce_with_integers();
-        } else if self.components > 1 || domain == Domain::Integer {
+        if self.components > 1 {
             self.widen();
             self.reduce_floats_singly();
-        } else if a.dtype == b.dtype && a.bytes == b.bytes && self.reduce_identical() {
-            // Done.
-        } else if domain == Domain::Narrow && self.reduce_narrow() {
-            // Done.
-        } else if !self.reduce_wide() {
-            self.reduce_floats_singly();
+        } else if domain == Domain::Integer {
+            self.reduce_with_integers();
+        } else {
+            let reduced = (a.dtype == b.dtype && a.bytes == b.bytes && self.reduce_identical())
+                || (domain == Domain::Narrow && self.reduce_narrow())
+                || self.reduce_wide();
+            if !reduced {
+                self.reduce_floats_singly();
+            }
         }
     }
 
@@ -1021,5 +1022,5 @@ fn needs_dot(sums: &DiffSums) -> bool {
 
 /// Whether a block's largest difference beats the record, which is NaN before the first.
 fn exceeds(max_abs: f64, record: f64) -> bool {
-    max_abs > 0.0 && !(max_abs <= record)
+    max_abs > 0.0 && (record.is_nan() || max_abs > record)
 }

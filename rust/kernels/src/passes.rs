@@ -1,8 +1,8 @@
 //! The sums over one block, in fixed lanes.
 //!
-//! Narrow values (`f32`, at most 16 significant bits) are multiplied in `f32`, summed in trees of
-//! eight and folded into `f64`: a tree that short loses at most three roundings, and none at all
-//! where the eight values repeat, so a constant tensor is exact. Wide values are summed in `f64`.
+//! Narrow values (`f32`, at most 16 significant bits) are multiplied in `f32`, summed by eights and
+//! folded into `f64`: so short a sum has few roundings, and none at all where its terms repeat and
+//! have at most 22 bits, so that a constant tensor is exact. Wide values are summed in `f64`.
 //!
 //! A block is harmless when its sums say so, see [`DiffSums::harmless`]: NaN and Inf poison a sum
 //! of magnitudes, overflow makes it infinite, and underflow can only matter where a sum of
@@ -101,13 +101,10 @@ impl<S: Simd> Sum<S> {
         ];
     }
 
-    /// Add 64 narrow values, eight to a lane, pairwise.
+    /// Add the eight values of a short sum.
     #[inline(always)]
-    fn add_tree(&mut self, simd: S, x: [S::F32; 8]) {
-        let [a, b, c, d, e, f, g, h] = x;
-        let low = simd.add_f32(simd.add_f32(a, b), simd.add_f32(c, d));
-        let high = simd.add_f32(simd.add_f32(e, f), simd.add_f32(g, h));
-        self.add(simd, simd.widen(simd.add_f32(low, high)));
+    fn add_short(&mut self, simd: S, sum: ShortSum<S>) {
+        self.add(simd, simd.widen(sum.0));
     }
 
     #[inline(always)]
@@ -118,18 +115,31 @@ impl<S: Simd> Sum<S> {
     }
 }
 
-/// The rows of a group.
-#[inline(always)]
-fn load_group<S: Simd>(simd: S, group: &[f32; PADDING]) -> [S::F32; 8] {
-    let rows = group.as_chunks::<8>().0;
-    let mut vectors = [simd.splat_f32(0.0); 8];
-    for (vector, row) in vectors.iter_mut().zip(rows) {
-        *vector = simd.load_f32(row);
+/// A sum of eight terms a lane in `f32`, by twos: of equal terms it passes 2, 4, 6 and 8 of them,
+/// which takes two bits more than one has.
+#[derive(Clone, Copy)]
+struct ShortSum<S: Simd>(S::F32);
+
+impl<S: Simd> ShortSum<S> {
+    #[inline(always)]
+    fn new(simd: S) -> Self {
+        Self(simd.splat_f32(0.0))
     }
-    vectors
+
+    #[inline(always)]
+    fn add(&mut self, simd: S, [x, y]: [S::F32; 2]) {
+        self.0 = simd.add_f32(self.0, simd.add_f32(x, y));
+    }
 }
 
-/// Row by row, `operation` of two groups.
+/// Two rows of eight narrow values.
+#[inline(always)]
+fn load_rows<S: Simd>(simd: S, rows: &[f32; 16]) -> [S::F32; 2] {
+    let rows = rows.as_chunks::<8>().0;
+    [simd.load_f32(&rows[0]), simd.load_f32(&rows[1])]
+}
+
+/// Vector by vector, `operation` of two rows.
 macro_rules! rows {
     ($simd:ident.$operation:ident($x:expr, $y:expr)) => {{
         let mut result = $x;
@@ -165,31 +175,46 @@ impl Pass for DiffNarrow<'_> {
         let groups_b = self.b.as_chunks::<PADDING>().0;
         // Two loops, so that the accumulators of each fit in the registers.
         for (a, b) in groups_a.iter().zip(groups_b) {
-            let (a, b) = (load_group(simd, a), load_group(simd, b));
-            let d = rows!(simd.sub_f32(b, a));
-            difference.add_tree(simd, d);
-            squares_d.add_tree(simd, rows!(simd.mul_f32(d, d)));
-            dot_da.add_tree(simd, rows!(simd.mul_f32(d, a)));
-            let mut magnitude = d;
-            for row in &mut magnitude {
-                *row = simd.abs_f32(*row);
-                max_abs = simd.max_f32(*row, max_abs);
-                unchanged = simd.count_equal_f32(unchanged, *row, zero);
+            let mut short_difference = ShortSum::new(simd);
+            let mut short_absolute = ShortSum::new(simd);
+            let mut short_squares_d = ShortSum::new(simd);
+            let mut short_dot_da = ShortSum::new(simd);
+            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                let (a, b) = (load_rows(simd, a), load_rows(simd, b));
+                let d = rows!(simd.sub_f32(b, a));
+                let magnitude = d.map(|row| simd.abs_f32(row));
+                short_difference.add(simd, d);
+                short_absolute.add(simd, magnitude);
+                short_squares_d.add(simd, rows!(simd.mul_f32(d, d)));
+                short_dot_da.add(simd, rows!(simd.mul_f32(d, a)));
+                for row in magnitude {
+                    max_abs = simd.max_f32(row, max_abs);
+                    unchanged = simd.count_equal_f32(unchanged, row, zero);
+                }
             }
-            absolute.add_tree(simd, magnitude);
+            difference.add_short(simd, short_difference);
+            absolute.add_short(simd, short_absolute);
+            squares_d.add_short(simd, short_squares_d);
+            dot_da.add_short(simd, short_dot_da);
         }
         let scale = simd.splat_f32(SIGN_SCALE_F32);
         let mut squares_a = Sum::new(simd);
         let mut squares_b = Sum::new(simd);
         let mut sign_flips = simd.no_counts32();
         for (a, b) in groups_a.iter().zip(groups_b) {
-            let (a, b) = (load_group(simd, a), load_group(simd, b));
-            squares_a.add_tree(simd, rows!(simd.mul_f32(a, a)));
-            squares_b.add_tree(simd, rows!(simd.mul_f32(b, b)));
-            for (a, b) in a.into_iter().zip(b) {
-                let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
-                sign_flips = simd.count_less_f32(sign_flips, product, zero);
+            let mut short_squares_a = ShortSum::new(simd);
+            let mut short_squares_b = ShortSum::new(simd);
+            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
+                let (a, b) = (load_rows(simd, a), load_rows(simd, b));
+                short_squares_a.add(simd, rows!(simd.mul_f32(a, a)));
+                short_squares_b.add(simd, rows!(simd.mul_f32(b, b)));
+                for (a, b) in a.into_iter().zip(b) {
+                    let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
+                    sign_flips = simd.count_less_f32(sign_flips, product, zero);
+                }
             }
+            squares_a.add_short(simd, short_squares_a);
+            squares_b.add_short(simd, short_squares_b);
         }
         DiffSums {
             difference: difference.total(simd),
@@ -334,8 +359,12 @@ impl Pass for SquaresNarrow<'_> {
     fn run<S: Simd>(self, simd: S) -> f64 {
         let mut sum = Sum::new(simd);
         for group in self.0.as_chunks::<PADDING>().0 {
-            let x = load_group(simd, group);
-            sum.add_tree(simd, rows!(simd.mul_f32(x, x)));
+            let mut short = ShortSum::new(simd);
+            for rows in group.as_chunks().0 {
+                let x = load_rows(simd, rows);
+                short.add(simd, rows!(simd.mul_f32(x, x)));
+            }
+            sum.add_short(simd, short);
         }
         sum.total(simd)
     }
@@ -436,9 +465,9 @@ impl Pass for CodeDistance<'_> {
                         count += <$code>::from(u8::from(a != b));
                         largest = largest.max(key(a).abs_diff(key(b)));
                     }
-                    differing += count as u64;
+                    differing += u64::from(count);
                 }
-                (largest as u64, differing)
+                (u64::from(largest), differing)
             }};
         }
         match self.bytes {

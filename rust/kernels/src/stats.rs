@@ -12,10 +12,10 @@ use crate::decode::{Aligned, DecodeNarrow, DecodeWide, Widen, integer_at, unpack
 use crate::dtype::{DType, Domain};
 use crate::histogram::Histogram;
 use crate::level::{Level, Pass};
-use crate::simd::Simd;
 use crate::number::{Extreme, Number};
 use crate::passes::{Sum, load_row};
 use crate::scaled::{Scaled, exponent_of, scale};
+use crate::simd::Simd;
 
 /// What stats measures beside the default columns.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -321,8 +321,14 @@ impl Pass for SurveyPass<'_> {
         let mut survey = Survey {
             sum: sum.total(simd),
             absolute: absolute.total(simd),
-            min: simd.array_f64(min).into_iter().fold(f64::INFINITY, f64::min),
-            max: simd.array_f64(max).into_iter().fold(f64::NEG_INFINITY, f64::max),
+            min: simd
+                .array_f64(min)
+                .into_iter()
+                .fold(f64::INFINITY, f64::min),
+            max: simd
+                .array_f64(max)
+                .into_iter()
+                .fold(f64::NEG_INFINITY, f64::max),
             zeros: simd.sum_counts64(zeros),
             negatives: simd.sum_counts64(negatives),
             subnormals: simd.sum_counts64(tiny),
@@ -365,10 +371,7 @@ impl Pass for PowersPass<'_> {
             sums[1].add(simd, square);
             sums[2].add(
                 simd,
-                [
-                    simd.mul_f64(square[0], c[0]),
-                    simd.mul_f64(square[1], c[1]),
-                ],
+                [simd.mul_f64(square[0], c[0]), simd.mul_f64(square[1], c[1])],
             );
             sums[3].add(simd, square.map(|half| simd.mul_f64(half, half)));
         }

@@ -1,12 +1,11 @@
 //! Lanes as 256-bit registers.
 
 use std::arch::x86_64::{
-    __m256, __m256d, __m256i, _CMP_EQ_OQ, _CMP_LT_OQ, _mm256_add_pd, _mm256_add_ps,
-    _mm256_and_pd, _mm256_and_ps, _mm256_castpd_si256, _mm256_castps_si256,
-    _mm256_castps256_ps128, _mm256_cmp_pd, _mm256_cmp_ps, _mm256_cvtps_pd,
-    _mm256_extractf128_ps, _mm256_loadu_pd, _mm256_loadu_ps, _mm256_max_pd, _mm256_max_ps,
-    _mm256_min_pd, _mm256_mul_pd, _mm256_mul_ps, _mm256_set1_pd, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_storeu_si256,
+    __m256, __m256d, __m256i, _CMP_EQ_OQ, _CMP_LT_OQ, _mm256_add_pd, _mm256_add_ps, _mm256_and_pd,
+    _mm256_and_ps, _mm256_castpd_si256, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_cmp_pd,
+    _mm256_cmp_ps, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_loadu_pd, _mm256_loadu_ps,
+    _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_mul_pd, _mm256_mul_ps, _mm256_set1_pd,
+    _mm256_set1_ps, _mm256_setzero_si256, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_storeu_si256,
     _mm256_sub_epi32, _mm256_sub_epi64, _mm256_sub_pd, _mm256_sub_ps,
 };
 
@@ -74,7 +73,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn abs_f32(self, x: __m256) -> __m256 {
-        avx2!(_mm256_and_ps(x, _mm256_set1_ps(f32::from_bits(0x7fff_ffff))))
+        avx2!(_mm256_and_ps(
+            x,
+            _mm256_set1_ps(f32::from_bits(0x7fff_ffff))
+        ))
     }
 
     #[inline(always)]
@@ -124,7 +126,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn abs_f64(self, x: __m256d) -> __m256d {
-        avx2!(_mm256_and_pd(x, _mm256_set1_pd(f64::from_bits(u64::MAX >> 1))))
+        avx2!(_mm256_and_pd(
+            x,
+            _mm256_set1_pd(f64::from_bits(u64::MAX >> 1))
+        ))
     }
 
     #[inline(always)]
