@@ -236,8 +236,10 @@ struct DiffRow {
     verdict: Verdict,
     /// Whether codes were compared at all.
     coded: bool,
-    /// Whether values at the largest difference are integers.
-    integer: bool,
+    /// Whether the value in A at the largest difference is an integer.
+    integer_a: bool,
+    /// Whether that in B is.
+    integer_b: bool,
     /// Floats per element at the largest difference.
     components: u8,
     /// The group's name.
@@ -283,7 +285,8 @@ impl DiffTable {
                 numel,
                 tensors: 1,
                 label: labels.len() as u32,
-                integer: dtype_a.is_integer() && dtype_b.is_integer() && options.cast.is_none(),
+                integer_a: dtype_a.is_integer() && options.cast.is_none(),
+                integer_b: dtype_b.is_integer() && options.cast.is_none(),
                 components: dtype_a.components().max(dtype_b.components()) as u8,
                 dtype_a,
                 dtype_b,
@@ -421,7 +424,7 @@ impl Table for DiffTable {
             } else {
                 Cell::Null
             },
-            value(summary.max_abs, row.integer),
+            value(summary.max_abs, row.integer_a && row.integer_b),
             summary.max_abs_index.map_or(Cell::Null, |index| {
                 multi_index(index, &label.shape, usize::from(row.components))
             }),
@@ -433,16 +436,16 @@ impl Table for DiffTable {
                 Cell::Null
             });
         }
-        let standing = |number| {
+        let standing = |number, integer| {
             if differs {
-                value(number, row.integer)
+                value(number, integer)
             } else {
                 Cell::Null
             }
         };
         cells.extend([
-            standing(summary.value_a),
-            standing(summary.value_b),
+            standing(summary.value_a, row.integer_a),
+            standing(summary.value_b, row.integer_b),
             Cell::Float(summary.mean_diff),
             Cell::Float(summary.mean_abs),
             Cell::Float(summary.rms),
@@ -491,7 +494,8 @@ impl Table for DiffTable {
                 Some((into, merged)) => {
                     if merged.max_abs_is_below(partial) {
                         into.label = row.label;
-                        into.integer = row.integer;
+                        into.integer_a = row.integer_a;
+                        into.integer_b = row.integer_b;
                         into.components = row.components;
                     }
                     merged.merge(partial);

@@ -312,10 +312,13 @@ impl Difference {
         if float.fract() == 0.0 && float.abs() < EXACT {
             return Self::Integer(float as i128 - integer);
         }
-        // The integer has up to 65 bits: subtract its leading part, then the rest.
-        let leading = integer as f64;
-        let rest = integer - leading as i128;
-        Self::Float((float - leading) - rest as f64)
+        // Rounded once: below 2^53 by the addition, above, where the fraction only decides which
+        // side of the whole number the difference is on, with half of it standing for any.
+        let whole = float.floor() as i128 - integer;
+        if whole.unsigned_abs() < 1 << 53 {
+            return Self::Float(whole as f64 + (float - float.floor()));
+        }
+        Self::Float((2 * whole + 1) as f64 / 2.0)
     }
 
     #[inline(always)]

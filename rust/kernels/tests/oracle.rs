@@ -1,0 +1,420 @@
+//! Every kernel against a naive loop, for every dtype and ISA level.
+//!
+//! The loop decodes with powers of two and sums in `f64`, element by element; it shares no code
+//! with the crate.
+
+use std::sync::Arc;
+
+use ckptdiff_kernels::{
+    BLOCK, DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions,
+    StatsPartial,
+};
+use proptest::prelude::*;
+
+/// Lengths around every lane, group, piece of a group and block.
+const LENGTHS: [usize; 15] = [
+    0,
+    1,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    63,
+    64,
+    65,
+    BLOCK - 1,
+    BLOCK,
+    BLOCK + 1,
+    3 * BLOCK + 100,
+];
+
+/// (exponent bits, mantissa bits, bias, has Inf, all ones is NaN, negative zero is NaN)
+fn format(dtype: DType) -> Option<(u32, u32, i32, bool, bool, bool)> {
+    Some(match dtype {
+        DType::F16 => (5, 10, 15, true, false, false),
+        DType::BF16 => (8, 7, 127, true, false, false),
+        DType::F8E4M3 => (4, 3, 7, false, true, false),
+        DType::F8E5M2 => (5, 2, 15, true, false, false),
+        DType::F8E4M3Fnuz => (4, 3, 8, false, false, true),
+        DType::F8E5M2Fnuz => (5, 2, 16, false, false, true),
+        DType::F4 => (2, 1, 1, false, false, false),
+        DType::F6E2M3 => (2, 3, 1, false, false, false),
+        DType::F6E3M2 => (3, 2, 3, false, false, false),
+        _ => return None,
+    })
+}
+
+fn decode(dtype: DType, bytes: &[u8], index: usize) -> f64 {
+    let width = dtype.bits() as usize;
+    let code = (0..width).fold(0u64, |code, bit| {
+        let position = index * width + bit;
+        code | u64::from(bytes[position / 8] >> (position % 8) & 1) << bit
+    });
+    match dtype {
+        DType::Bool => f64::from(u8::from(code != 0)),
+        DType::U8 | DType::U16 | DType::U32 => code as f64,
+        DType::I8 => f64::from(code as i8),
+        DType::I16 => f64::from(code as i16),
+        DType::I32 => f64::from(code as i32),
+        DType::F32 => f64::from(f32::from_bits(code as u32)),
+        DType::F64 => f64::from_bits(code),
+        DType::F8E8M0 if code == 255 => f64::NAN,
+        DType::F8E8M0 => 2f64.powi(code as i32 - 127),
+        other => {
+            let (exponent_bits, mantissa_bits, bias, ieee, ones, fnuz) =
+                format(other).expect("a small float");
+            let magnitude = code & ((1 << (exponent_bits + mantissa_bits)) - 1);
+            let negative = code >> (exponent_bits + mantissa_bits) & 1 == 1;
+            let exponent = (magnitude >> mantissa_bits) as i32;
+            let mantissa = (magnitude & ((1 << mantissa_bits) - 1)) as f64;
+            let unit = 2f64.powi(-(mantissa_bits as i32));
+            let value = if ieee && exponent == (1 << exponent_bits) - 1 {
+                if mantissa == 0.0 {
+                    f64::INFINITY
+                } else {
+                    f64::NAN
+                }
+            } else if (ones && magnitude == (1 << (exponent_bits + mantissa_bits)) - 1)
+                || (fnuz && negative && magnitude == 0)
+            {
+                f64::NAN
+            } else if exponent == 0 {
+                mantissa * unit * 2f64.powi(1 - bias)
+            } else {
+                (1.0 + mantissa * unit) * 2f64.powi(exponent - bias)
+            };
+            if negative { -value } else { value }
+        }
+    }
+}
+
+fn close(found: f64, expected: f64, scale: f64) -> bool {
+    found == expected
+        || found.is_nan() && expected.is_nan()
+        || (found - expected).abs() <= 1e-7 * expected.abs().max(scale)
+}
+
+/// The real dtypes that a naive `f64` loop can judge.
+fn judged() -> Vec<DType> {
+    let left_out = [DType::U64, DType::I64, DType::C64, DType::C128];
+    DType::ALL
+        .into_iter()
+        .filter(|dtype| !left_out.contains(dtype))
+        .collect()
+}
+
+fn diff(level: Level, dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) -> DiffPartial {
+    let mut partial = DiffPartial::default();
+    let mut kernel = DiffKernel::new(level, Arc::new(DiffOptions::default()));
+    kernel.accumulate((dtypes.0, a), (dtypes.1, b), count, 0, &mut partial);
+    partial
+}
+
+fn check_diff(dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) {
+    let context = format!("{} against {}, {count} elements", dtypes.0, dtypes.1);
+    let partial = diff(Level::best(), dtypes, a, b, count);
+    for level in Level::available() {
+        // NaN is not equal to itself, so compare what is printed.
+        let other = diff(level, dtypes, a, b, count);
+        assert_eq!(
+            format!("{other:?}"),
+            format!("{partial:?}"),
+            "{context}, {level:?}"
+        );
+    }
+    let summary = partial.finish();
+    let pairs: Vec<(f64, f64)> = (0..count)
+        .map(|index| (decode(dtypes.0, a, index), decode(dtypes.1, b, index)))
+        .collect();
+    let finite: Vec<(usize, f64, f64)> = pairs
+        .iter()
+        .enumerate()
+        .filter(|(_, (a, b))| a.is_finite() && b.is_finite())
+        .map(|(index, (a, b))| (index, *a, *b))
+        .collect();
+    let equal = |a: f64, b: f64| a == b || a.is_nan() && b.is_nan();
+    let number = |condition: &dyn Fn(f64, f64) -> bool| {
+        pairs.iter().filter(|(a, b)| condition(*a, *b)).count() as u64
+    };
+    assert_eq!(summary.finite, finite.len() as u64, "{context}");
+    assert_eq!(summary.changed, number(&|a, b| !equal(a, b)), "{context}");
+    assert_eq!(summary.nan_a, number(&|a, _| a.is_nan()), "{context}");
+    assert_eq!(summary.nan_b, number(&|_, b| b.is_nan()), "{context}");
+    assert_eq!(summary.inf_a, number(&|a, _| a.is_infinite()), "{context}");
+    assert_eq!(summary.inf_b, number(&|_, b| b.is_infinite()), "{context}");
+    let flips = |a: f64, b: f64| {
+        a.is_finite() && b.is_finite() && a != 0.0 && b != 0.0 && (a < 0.0) != (b < 0.0)
+    };
+    assert_eq!(summary.sign_flips, number(&flips), "{context}");
+    let largest = finite
+        .iter()
+        .map(|(index, a, b)| (*index, (b - a).abs()))
+        .fold(
+            (0, 0.0),
+            |best, next| if next.1 > best.1 { next } else { best },
+        );
+    assert_eq!(summary.max_abs.to_f64(), largest.1, "{context}");
+    if largest.1 > 0.0 {
+        assert_eq!(summary.max_abs_index, Some(largest.0 as u64), "{context}");
+    }
+    // Norms with the largest magnitude taken out, so that the loop itself does not overflow.
+    let norm = |values: &dyn Fn(f64, f64) -> f64| {
+        let unit = finite
+            .iter()
+            .map(|(_, a, b)| values(*a, *b).abs())
+            .fold(0.0, f64::max);
+        let squares: f64 = finite
+            .iter()
+            .map(|(_, a, b)| (values(*a, *b) / unit).powi(2))
+            .sum();
+        if unit == 0.0 {
+            0.0
+        } else {
+            unit * squares.sqrt()
+        }
+    };
+    assert!(close(summary.l2_a, norm(&|a, _| a), 0.0), "{context}: l2_a");
+    assert!(close(summary.l2_b, norm(&|_, b| b), 0.0), "{context}: l2_b");
+    let l2 = norm(&|a, b| b - a);
+    if l2.is_finite() {
+        assert!(
+            close(summary.l2, l2, 0.0),
+            "{context}: l2 {} {l2}",
+            summary.l2
+        );
+        let absolute: f64 = finite
+            .iter()
+            .map(|(_, a, b)| (b - a).abs() / count as f64)
+            .sum();
+        let mean_abs = absolute / finite.len() as f64 * count as f64;
+        assert!(
+            close(summary.mean_abs, mean_abs, 0.0),
+            "{context}: mean_abs"
+        );
+        let difference: f64 = finite.iter().map(|(_, a, b)| (b - a) / count as f64).sum();
+        let mean_diff = difference / finite.len() as f64 * count as f64;
+        assert!(
+            close(summary.mean_diff, mean_diff, mean_abs),
+            "{context}: mean_diff"
+        );
+    }
+}
+
+fn check_stats(dtype: DType, bytes: &[u8], count: usize) {
+    let context = format!("{dtype}, {count} elements");
+    let reduce = |level| {
+        let mut partial = StatsPartial::default();
+        StatsKernel::new(level, Arc::new(StatsOptions::default())).accumulate(
+            dtype,
+            bytes,
+            count,
+            0,
+            &mut partial,
+        );
+        partial
+    };
+    let partial = reduce(Level::best());
+    let summary = partial.finish();
+    for level in Level::available() {
+        let other = reduce(level).finish();
+        // NaN is not equal to itself, so compare what is printed.
+        assert_eq!(
+            format!("{other:?}"),
+            format!("{summary:?}"),
+            "{context}, {level:?}"
+        );
+    }
+    let values: Vec<f64> = (0..count)
+        .map(|index| decode(dtype, bytes, index))
+        .collect();
+    let finite: Vec<f64> = values.iter().copied().filter(|x| x.is_finite()).collect();
+    let number =
+        |condition: &dyn Fn(f64) -> bool| values.iter().filter(|x| condition(**x)).count() as u64;
+    assert_eq!(summary.nan, number(&f64::is_nan), "{context}");
+    assert_eq!(
+        summary.pos_inf,
+        number(&|x| x == f64::INFINITY),
+        "{context}"
+    );
+    assert_eq!(
+        summary.neg_inf,
+        number(&|x| x == f64::NEG_INFINITY),
+        "{context}"
+    );
+    assert_eq!(summary.zeros, number(&|x| x == 0.0), "{context}");
+    assert_eq!(
+        summary.negatives,
+        number(&|x| x.is_finite() && x < 0.0),
+        "{context}"
+    );
+    if finite.is_empty() {
+        assert!(summary.min.is_nan() && summary.mean.is_nan(), "{context}");
+        return;
+    }
+    let min = finite.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = finite.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    assert_eq!(summary.min.to_f64(), min, "{context}");
+    assert_eq!(summary.max.to_f64(), max, "{context}");
+    assert_eq!(summary.abs_max.to_f64(), max.max(-min), "{context}");
+    let first = values.iter().position(|x| x.abs() == max.max(-min));
+    assert_eq!(
+        summary.abs_max_index,
+        first.map(|index| index as u64),
+        "{context}"
+    );
+    // Moments of values scaled to at most 1.
+    let unit = if max.max(-min) == 0.0 {
+        1.0
+    } else {
+        max.max(-min)
+    };
+    let n = finite.len() as f64;
+    let scaled: Vec<f64> = finite.iter().map(|x| x / unit).collect();
+    let mean = scaled.iter().sum::<f64>() / n;
+    let moment = |power| scaled.iter().map(|x| (x - mean).powi(power)).sum::<f64>() / n;
+    let (std, absolute) = (
+        moment(2).sqrt(),
+        scaled.iter().map(|x| x.abs()).sum::<f64>(),
+    );
+    assert!(
+        close(summary.mean / unit, mean, absolute / n),
+        "{context}: mean"
+    );
+    assert!(
+        close(summary.l1 / unit, absolute, 0.0) || summary.l1.is_infinite(),
+        "{context}: l1"
+    );
+    assert!(close(summary.std / unit, std, 1e-8), "{context}: std");
+    if std > 1e-6 {
+        let skewness = moment(3) / std.powi(3);
+        assert!(
+            close(summary.skewness, skewness, 1.0),
+            "{context}: skewness"
+        );
+        let kurtosis = moment(4) / std.powi(4) - 3.0;
+        assert!(
+            close(summary.kurtosis, kurtosis, 1.0),
+            "{context}: kurtosis"
+        );
+    }
+}
+
+/// Bytes that are any codes at all.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed;
+    std::iter::repeat_with(|| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 56) as u8
+    })
+    .take(length)
+    .collect()
+}
+
+/// Bytes whose floats are all finite and of like magnitude: the exponent is held.
+fn weights(dtype: DType, seed: u64, count: usize) -> Vec<u8> {
+    let mut bytes = noise(seed, count * dtype.bits() as usize / 8 + 8);
+    let (top, keep) = match dtype {
+        DType::F64 => (0x3f, 0x80),
+        DType::F32 | DType::BF16 | DType::F16 => (0x3c, 0x83),
+        DType::F8E4M3 | DType::F8E4M3Fnuz | DType::F8E5M2 | DType::F8E5M2Fnuz => (0x20, 0x9f),
+        _ => return bytes,
+    };
+    let width = dtype.bits() as usize / 8;
+    for code in bytes.chunks_exact_mut(width) {
+        code[width - 1] = code[width - 1] & keep | top;
+    }
+    bytes
+}
+
+#[test]
+fn every_pair_of_dtypes_and_every_length() {
+    for dtype_a in judged() {
+        for dtype_b in judged() {
+            for count in LENGTHS {
+                let (a, b) = (noise(1, 8 * count + 8), noise(2, 8 * count + 8));
+                check_diff((dtype_a, dtype_b), &a, &b, count);
+            }
+        }
+    }
+}
+
+#[test]
+fn ordinary_weights_take_the_fast_paths() {
+    for dtype in judged() {
+        for count in LENGTHS {
+            let (a, b) = (weights(dtype, 3, count), weights(dtype, 4, count));
+            check_diff((dtype, dtype), &a, &b, count);
+            check_diff((dtype, dtype), &a, &a, count);
+            check_stats(dtype, &a, count);
+        }
+    }
+}
+
+#[test]
+fn stats_of_any_codes() {
+    for dtype in judged() {
+        for count in LENGTHS {
+            check_stats(dtype, &noise(5, 8 * count + 8), count);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn merged_runs_are_the_whole(
+        seed: u64,
+        blocks in 1usize..6,
+        rest in 0usize..BLOCK,
+        cut in 1usize..6,
+        dtype in proptest::sample::select(judged()),
+    ) {
+        let count = blocks * BLOCK + rest;
+        let cut = cut.min(blocks) * BLOCK;
+        let bits = dtype.bits() as usize;
+        let (a, b) = (weights(dtype, seed, count), weights(dtype, !seed, count));
+        let whole = diff(Level::best(), (dtype, dtype), &a, &b, count).finish();
+        let mut kernel = DiffKernel::new(Level::best(), Arc::new(DiffOptions::default()));
+        let (mut first, mut second) = (DiffPartial::default(), DiffPartial::default());
+        kernel.accumulate((dtype, &a), (dtype, &b), cut, 0, &mut first);
+        let at = cut * bits / 8;
+        kernel.accumulate((dtype, &a[at..]), (dtype, &b[at..]), count - cut, cut as u64, &mut second);
+        first.merge(&second);
+        let merged = first.finish();
+        prop_assert_eq!(merged.changed, whole.changed);
+        prop_assert_eq!(merged.max_abs, whole.max_abs);
+        prop_assert_eq!(merged.max_abs_index, whole.max_abs_index);
+        prop_assert_eq!(merged.max_ulp, whole.max_ulp);
+        prop_assert_eq!(merged.bits_changed, whole.bits_changed);
+        prop_assert!(close(merged.l2, whole.l2, 0.0));
+        prop_assert!(close(merged.rel_l2, whole.rel_l2, 0.0));
+        prop_assert!((merged.cosine_distance - whole.cosine_distance).abs() < 1e-9
+            || merged.cosine_distance.is_nan());
+    }
+
+    #[test]
+    fn cosine_distance_resolves_a_small_rotation(angle in 1e-9f64..1e-3) {
+        // Two vectors of many elements, of equal norm, at a known angle.
+        let half = 4096;
+        let mut a = Vec::new();
+        let mut b = Vec::new();
+        for index in 0..2 * half {
+            let (x, y): (f64, f64) = if index % 2 == 0 {
+                (1.0, angle.cos())
+            } else {
+                (0.0, angle.sin())
+            };
+            a.extend(x.to_le_bytes());
+            b.extend(y.to_le_bytes());
+        }
+        let summary = diff(Level::best(), (DType::F64, DType::F64), &a, &b, 2 * half).finish();
+        let expected = 2.0 * (angle / 2.0).sin().powi(2);
+        prop_assert!(
+            (summary.cosine_distance / expected - 1.0).abs() < 1e-6,
+            "{} {}", summary.cosine_distance, expected
+        );
+    }
+}
