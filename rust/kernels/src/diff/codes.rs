@@ -1,0 +1,83 @@
+//! The codes of a block: as stored, unpacked to one a byte, or cast.
+
+use crate::cast::cast;
+use crate::decode::unpack;
+use crate::dtype::DType;
+use crate::level::Level;
+use crate::passes::{CodeDistance, CodeOrder};
+
+/// The codes of one side of a block, and what they are codes of.
+#[derive(Clone, Copy)]
+pub(super) struct Codes<'a> {
+    pub(super) dtype: DType,
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Codes<'a> {
+    /// The codes to compare: those of `raw`, unpacked and cast where necessary.
+    pub(super) fn prepare(
+        level: Level,
+        dtype: DType,
+        raw: &'a [u8],
+        elements: usize,
+        cast_to: Option<DType>,
+        unpacked: &'a mut [u8],
+        converted: &'a mut [u8],
+    ) -> Self {
+        let bytes = match dtype {
+            DType::F4 | DType::F6E2M3 | DType::F6E3M2 => {
+                unpack(dtype, raw, &mut unpacked[..elements]);
+                &unpacked[..elements]
+            }
+            _ => raw,
+        };
+        match cast_to {
+            Some(target) if target != dtype => {
+                let bytes = cast(level, dtype, bytes, target, converted);
+                Self {
+                    dtype: target,
+                    bytes,
+                }
+            }
+            _ => Self { dtype, bytes },
+        }
+    }
+
+    pub(super) fn is_float(self) -> bool {
+        !self.dtype.is_integer()
+    }
+
+    pub(super) fn code_bytes(self) -> usize {
+        match self.dtype {
+            DType::F4 | DType::F6E2M3 | DType::F6E3M2 => 1,
+            dtype => (dtype.bits() / 8) as usize / dtype.components(),
+        }
+    }
+
+    /// How far apart the codes are at most, and how many differ.
+    pub(super) fn distance(self, level: Level, other: &[u8]) -> (u64, u64) {
+        let (order, width) = match self.dtype {
+            DType::Bool | DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::F8E8M0 => {
+                (CodeOrder::Unsigned, 0)
+            }
+            DType::I8 | DType::I16 | DType::I32 | DType::I64 => (CodeOrder::Signed, 0),
+            float => {
+                let width = float
+                    .float_format()
+                    .map_or(0, |format| 1 + format.exponent_bits + format.mantissa_bits);
+                (CodeOrder::SignMagnitude, width)
+            }
+        };
+        level.run(CodeDistance {
+            bytes: self.code_bytes(),
+            width: if width == 0 {
+                8 * self.code_bytes() as u32
+            } else {
+                width
+            },
+            order,
+            a: self.bytes,
+            b: other,
+        })
+    }
+}
