@@ -84,7 +84,7 @@ class Pairing:
         names_a: Sequence[str | None] | None = None,
         names_b: Sequence[str | None] | None = None,
     ) -> Pairing:
-        """``names_x[i]`` is the name under which tensor ``i`` of ``x`` is paired; None leaves it out.
+        """Tensor ``i`` of ``x`` is paired under the name ``names_x[i]``; None leaves it out.
 
         Raises ValueError where two tensors of one side would be paired under one name.
         """

@@ -1,0 +1,193 @@
+"""What a program calls: open a checkpoint, diff two, take stats of one.
+
+Everything the command line does is done here or on the report that comes back; the CLI only parses
+its arguments and prints.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from typing import TypeAlias
+
+from ckptdiff import _core
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.diff_report import DiffReport
+from ckptdiff.formats import open_path
+from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
+from ckptdiff.options import DiffOptions, StatsOptions, check_isa, check_threads
+from ckptdiff.stats_report import StatsReport
+
+__all__ = ["CheckpointLike", "diff", "open", "stats"]
+
+# A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
+CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
+
+# Called with (bytes done, bytes in all); an exception it raises stops the run.
+Progress: TypeAlias = Callable[[int, int], object]
+
+
+def open(path: CheckpointLike) -> Checkpoint:  # noqa: A001 - read as ckptdiff.open
+    """Open a checkpoint: its headers are read and checked, its tensors are not.
+
+    ``path`` is a ``.safetensors`` file, a ``*.safetensors.index.json``, a directory with either, a
+    snapshot of the Hugging Face cache, or a mapping of names to numpy arrays or torch tensors,
+    which are not copied. An opened checkpoint comes back as it is.
+
+    Raises CheckpointNotFoundError (a FileNotFoundError) where there is none, InvalidCheckpointError
+    (a ValueError) where a file breaks its format, CheckpointReadError (an OSError) where it cannot
+    be read, and TypeError for anything that is neither path nor mapping of arrays.
+    """
+    if isinstance(path, Checkpoint):
+        return path
+    if isinstance(path, (str, bytes, PathLike)):
+        return open_path(os.fsdecode(path))
+    if isinstance(path, Mapping):
+        from ckptdiff.formats.memory import open_mapping
+
+        return open_mapping(path)
+    raise TypeError(
+        f"a checkpoint is a path or a mapping of names to arrays, not {type(path).__name__}"
+    )
+
+
+def diff(
+    a: CheckpointLike,
+    b: CheckpointLike,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    rename: str | Iterable[str | tuple[str, str]] = (),
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    cast: str | None = None,
+    thresholds: Iterable[float] = (),
+    histogram: bool = False,
+    threads: int = 0,
+    isa: str | None = None,
+    on_progress: Progress | None = None,
+) -> DiffReport:
+    """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
+
+    Shapes must agree, dtypes need not: values are decoded exactly and ``d = b - a``. Two NaN are
+    equal, and so are +0 and -0. Sums run over the positions where both sides are finite; the
+    others are counted. Tensors without a partner or of another shape are listed, never an error.
+
+    Args:
+        include: Globs; where any is given, only names that match one are compared.
+        exclude: Globs of names that are not compared. ``*`` crosses dots.
+        rename: ``REGEX=REPLACEMENT`` rules, or pairs of the two, applied in order to A's names
+            before the globs see them.
+        atol: Absolute tolerance: a tensor is ``within_tolerance`` where
+            ``|d| <= atol + rtol * |a|`` holds for each of its elements.
+        rtol: Relative tolerance.
+        cast: Round both sides to this dtype first, to nearest even: is B the cast of A?
+        thresholds: Add a column ``above_T`` per threshold T: how many elements have ``|d| > T``.
+        histogram: Keep a log2 histogram of ``|d|``, and add quantiles estimated from it.
+        threads: How many threads work; 0 is one per core. Never changes a result.
+        isa: Force an instruction-set level; None is the best. Never changes a result.
+        on_progress: Called now and then with (bytes done, bytes in all).
+
+    Raises:
+        ValueError: An option is out of range, two names collide after renaming, or the globs leave
+            nothing to compare.
+        CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
+            :func:`open`; also while tensors are read.
+    """
+    rules = Rules.of(include, exclude, rename)
+    options = DiffOptions.checked(
+        rules=rules, atol=atol, rtol=rtol, cast=cast, thresholds=thresholds, histogram=histogram
+    )
+    check_threads(threads)
+    check_isa(isa)
+    checkpoint_a, checkpoint_b = open(a), open(b)
+    named_a, named_b = Named(None), Named(None)
+    if rules.include or rules.exclude:
+        named_b = apply_rules(checkpoint_b.names(), rules, ())
+    if rules != Rules():
+        named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
+    notes = unmatched(rules, named_a, named_b)
+    _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
+    pairing = _core.Pairing(
+        checkpoint_a.manifest, checkpoint_b.manifest, named_a.names, named_b.names
+    )
+    start = time.perf_counter()
+    table = _core.diff(
+        pairing,
+        atol=options.atol,
+        rtol=options.rtol,
+        cast=options.cast,
+        thresholds=options.thresholds,
+        histogram=options.histogram,
+        threads=threads,
+        isa=isa,
+        on_progress=on_progress,
+    )
+    return DiffReport(
+        table,
+        a=checkpoint_a,
+        b=checkpoint_b,
+        pairing=pairing,
+        named_a=named_a,
+        named_b=named_b,
+        options=options,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def stats(
+    a: CheckpointLike,
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    histogram: bool = False,
+    content_hash: bool = False,
+    threads: int = 0,
+    isa: str | None = None,
+    on_progress: Progress | None = None,
+) -> StatsReport:
+    """Describe every tensor of a checkpoint: extremes, moments, norms and counts.
+
+    Sums and extremes run over the finite elements; NaN and infinities are counted. The arguments
+    and errors are those of :func:`diff`; ``content_hash`` adds a column ``hash`` that is equal for
+    equal bytes, whatever the sharding.
+    """
+    rules = Rules.of(include, exclude)
+    options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
+    check_threads(threads)
+    check_isa(isa)
+    checkpoint = open(a)
+    named = Named(None)
+    if rules != Rules():
+        named = apply_rules(checkpoint.names(), rules, ())
+    notes = unmatched(rules, named)
+    _refuse_empty_choice((checkpoint, named))
+    start = time.perf_counter()
+    table = _core.stats(
+        checkpoint.manifest,
+        names=named.names,
+        histogram=histogram,
+        content_hash=content_hash,
+        threads=threads,
+        isa=isa,
+        on_progress=on_progress,
+    )
+    return StatsReport(
+        table,
+        a=checkpoint,
+        named=named,
+        options=options,
+        notes=tuple(notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
+    """Raise where the globs leave no tensor on any side: success on nothing would be a lie."""
+    tensors = sum(len(checkpoint) for checkpoint, _ in sides)
+    left_out = sum(len(named.reasons) for _, named in sides)
+    if tensors and left_out == tensors:
+        raise ValueError(f"include and exclude leave none of {tensors} tensors to look at")

@@ -1,0 +1,143 @@
+"""A checkpoint as a lazy mapping: which tensors there are and where their bytes lie.
+
+A reader in :mod:`ckptdiff.formats` makes a manifest in the compiled core and wraps it in a
+:class:`Checkpoint`. No tensor is read here, and a :class:`TensorRef` is built only when somebody
+asks for it, so a checkpoint of 200,000 tensors costs no more Python objects than one of three.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ckptdiff._core import Manifest
+
+__all__ = ["Checkpoint", "Span", "TensorRef"]
+
+
+class Span(NamedTuple):
+    """A run of bytes of one file; ``file`` is the empty string for a tensor in memory."""
+
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """What a checkpoint says about one tensor, without its values.
+
+    ``dtype`` is the safetensors name (``BF16``), ``bytes`` the stored size, and the concatenated
+    ``spans`` are the tensor's bytes. A packed dtype (``F4``) has the shape of its elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    spans: tuple[Span, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements: 1 for a 0-d tensor; a complex number is one element."""
+        return math.prod(self.shape)
+
+
+class Checkpoint(Mapping[str, TensorRef]):
+    """Tensors by name, in natural order of the names (``layers.2`` before ``layers.10``).
+
+    Made by :func:`ckptdiff.open`. Two checkpoints compare equal only if they are the same object:
+    whether they hold the same weights is what :func:`ckptdiff.diff` tells.
+    """
+
+    __slots__ = ("_format", "_manifest", "_path")
+
+    def __init__(self, manifest: Manifest, *, path: str | None, format: str) -> None:  # noqa: A002
+        self._manifest = manifest
+        self._path = path
+        self._format = format
+
+    @property
+    def manifest(self) -> Manifest:
+        """The core's description of the tensors, which the engine reads from."""
+        return self._manifest
+
+    @property
+    def path(self) -> str | None:
+        """The path as it was given; None for tensors in memory."""
+        return self._path
+
+    @property
+    def format(self) -> str:
+        """``safetensors`` or ``memory``."""
+        return self._format
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The format's free text pairs (safetensors ``__metadata__``); often empty."""
+        return self._manifest.metadata
+
+    @property
+    def elements(self) -> int:
+        """Number of elements of all tensors."""
+        return self._manifest.elements
+
+    @property
+    def bytes(self) -> int:
+        """Stored bytes of all tensors, headers not counted."""
+        return self._manifest.bytes
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that hold the tensors; empty for tensors in memory."""
+        return tuple(file for file in self._manifest.files if file)
+
+    def names(self) -> list[str]:
+        """The names in natural order."""
+        return self._manifest.names()
+
+    def tensor_at(self, index: int, *, name: str | None = None) -> TensorRef:
+        """The tensor at a position in natural order, under ``name`` if one is given.
+
+        A report uses ``name`` to call a tensor what a rename rule made of it.
+        """
+        stored_name, dtype, shape, size, spans = self._manifest.tensor(index)
+        return TensorRef(
+            name=stored_name if name is None else name,
+            dtype=dtype,
+            shape=tuple(shape),
+            bytes=size,
+            spans=tuple(Span(*span) for span in spans),
+        )
+
+    def __getitem__(self, name: str) -> TensorRef:
+        index = self._manifest.find(name)
+        if index is None:
+            raise KeyError(name)
+        return self.tensor_at(index)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._manifest.find(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._manifest.names())
+
+    def __len__(self) -> int:
+        return len(self._manifest)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        from ckptdiff.render.units import human_bytes, human_count, plural
+
+        where = "in memory" if self._path is None else repr(self._path)
+        return (
+            f"<Checkpoint {where}: {plural(len(self), 'tensor')}, "
+            f"{human_count(self.elements)} elements, {human_bytes(self.bytes)}>"
+        )

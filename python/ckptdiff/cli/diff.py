@@ -1,0 +1,114 @@
+"""``ckptdiff diff A B``."""
+
+from __future__ import annotations
+
+import click
+
+from ckptdiff import api
+from ckptdiff.cli import options
+from ckptdiff.cli.errors import print_message
+from ckptdiff.cli.output import RowsBy, chosen, prepare, write_report
+from ckptdiff.cli.progress import ProgressBar
+from ckptdiff.render.units import duration, human_bytes, rate
+
+__all__ = ["command"]
+
+
+@click.command(
+    "diff",
+    epilog="""\b
+Examples:
+  ckptdiff diff base/ tuned/
+  ckptdiff diff base/ tuned/ --by layer --sort rel_l2
+  ckptdiff diff fp32.safetensors bf16.safetensors --cast BF16
+  ckptdiff diff native/ hf/ --rename '^blocks\\.=model.layers.'
+  ckptdiff diff a/ b/ --format json | jq .summary
+
+\b
+Exit status: 0 where nothing differs (within the tolerance asked for), 1 where
+something does or has no partner, 2 in case of trouble, 130 when interrupted.
+""",
+)
+@click.argument("a", metavar="A")
+@click.argument("b", metavar="B")
+@options.filter_options
+@click.option(
+    "--rename",
+    metavar="REGEX=REPLACEMENT",
+    multiple=True,
+    help="Rewrite A's names before pairing, split at the last '='. Repeatable, in order.",
+)
+@click.option(
+    "--atol", metavar="X", type=float, default=0.0, help="Tolerate |d| up to X + rtol·|a|."
+)
+@click.option("--rtol", metavar="X", type=float, default=0.0, help="The relative part of that.")
+@click.option("--cast", metavar="DTYPE", help="Round both sides to DTYPE first, to nearest even.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    metavar="T",
+    type=float,
+    multiple=True,
+    help="Count elements with |d| > T. Repeatable.",
+)
+@click.option("--histogram", is_flag=True, help="Keep a log2 histogram of |d|, and quantiles.")
+@options.choice_options
+@click.option("--only-changed", is_flag=True, help="Only rows in which a value changed.")
+@options.output_options
+@options.run_options
+def command(
+    a: str,
+    b: str,
+    include: tuple[str, ...],
+    exclude: tuple[str, ...],
+    rename: tuple[str, ...],
+    atol: float,
+    rtol: float,
+    cast: str | None,
+    thresholds: tuple[float, ...],
+    histogram: bool,
+    by: RowsBy,
+    sort: str | None,
+    top: int | None,
+    only_changed: bool,
+    output_format: str,
+    output: str | None,
+    threads: int,
+    quiet: bool,
+) -> int:
+    """Tell what changed from checkpoint A, the baseline, to checkpoint B.
+
+    Tensors are paired by name. A and B may be sharded differently and have different dtypes.
+    """
+    prepare(output)
+    # a run of nothing has the columns of any run: a mistyped column shows now, not when all is read
+    of_nothing = api.diff({}, {}, thresholds=thresholds, histogram=histogram)
+    chosen(of_nothing, by=by, sort=sort, top=None)
+    with ProgressBar(quiet=quiet) as progress:
+        report = api.diff(
+            a,
+            b,
+            include=include,
+            exclude=exclude,
+            rename=rename,
+            atol=atol,
+            rtol=rtol,
+            cast=cast,
+            thresholds=thresholds,
+            histogram=histogram,
+            threads=threads,
+            on_progress=progress,
+        )
+    for note in report.notes:
+        if not quiet:
+            print_message(f"warning: {note}")
+    if quiet and output is None:
+        return report.exit_status
+    shown = chosen(report, by=by, sort=sort, top=top, only_changed=only_changed)
+    write_report(shown, output_format=output_format, output=output, top=top)
+    if not quiet:
+        print_message(
+            f"compared {human_bytes(report.bytes_read)} in {duration(report.seconds)}, "
+            f"{rate(report.bytes_read, report.seconds)}"
+        )
+    return report.exit_status

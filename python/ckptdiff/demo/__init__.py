@@ -1,0 +1,1 @@
+"""A small pair of checkpoints to try things on, shaped and named as OLMo 2 is."""

@@ -1,0 +1,62 @@
+"""One file per checkpoint format, and the registry that picks the one for a path.
+
+A format module offers ``can_open(path) -> bool``, which looks at the content and not only at the
+name, and ``open(path) -> Checkpoint``. The first that can open a path does. Where none can, this
+module says in one line what was looked for and what is there instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
+from ckptdiff.formats import recognise, safetensors
+
+__all__ = ["FORMATS", "Format", "open_path"]
+
+
+class Format(NamedTuple):
+    """How one checkpoint format is recognised and opened."""
+
+    name: str
+    can_open: Callable[[str], bool]
+    open: Callable[[str], Checkpoint]
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
+)
+
+
+def open_path(path: str) -> Checkpoint:
+    """Open the checkpoint at ``path`` with the first format that recognises it.
+
+    Raises CheckpointNotFoundError where nothing is there, CheckpointReadError where the system
+    refuses to read it, InvalidCheckpointError where it is no checkpoint of a known format.
+    """
+    try:
+        os.stat(path)
+        for candidate in FORMATS:
+            if candidate.can_open(path):
+                return candidate.open(path)
+        reason = recognise.why_not(path)
+    except FileNotFoundError as error:
+        if isinstance(error, CheckpointNotFoundError):
+            raise
+        raise CheckpointNotFoundError(_not_found(path)) from error
+    except OSError as error:
+        if isinstance(error, CheckpointReadError):
+            raise
+        raise CheckpointReadError(f"{path}: {error.strerror or error}") from error
+    if os.path.isdir(path):
+        raise CheckpointNotFoundError(reason)
+    raise InvalidCheckpointError(reason)
+
+
+def _not_found(path: str) -> str:
+    if os.path.islink(path):
+        return f"{path}: a symbolic link to {os.readlink(path)}, which does not exist"
+    return f"{path}: no such file or directory"

@@ -1,0 +1,1 @@
+"""Parameter names: which are compared, under which name, and what layer they belong to."""

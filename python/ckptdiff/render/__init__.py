@@ -1,0 +1,1 @@
+"""A report as text: table for people, JSON and CSV for programs, Markdown and HTML for pages."""

@@ -1,0 +1,212 @@
+"""A report as JSON, written a slice at a time so that its size does not matter.
+
+The schemas are ``ckptdiff.diff/1``, ``ckptdiff.stats/1`` and ``ckptdiff.ls/1``. Keys are the names
+of columns. Integers are exact, floats are the shortest text that reads back as the same float, and
+what JSON has no word for is a string: ``NaN``, ``Infinity``, ``-Infinity``; undefined is null. The
+text is ASCII, whatever the names are, and each row is a line of its own. Nothing in it depends on
+time, threads, instruction set, format or sharding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TextIO
+
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.diff_report import DiffReport
+from ckptdiff.naming.rules import Rules
+from ckptdiff.report import Report, Selection, histogram_of
+from ckptdiff.stats_report import StatsReport
+
+__all__ = ["checkpoint_object", "encode", "write_object", "write_report"]
+
+# Rows that are turned into text before they are written.
+_BATCH = 256
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
+
+
+def write_report(report: Report, stream: TextIO) -> None:
+    """Write the rows that the report shows, and what it says of the whole run."""
+    if isinstance(report, DiffReport):
+        write_object(_diff_members(report), stream)
+    elif isinstance(report, StatsReport):
+        write_object(_stats_members(report), stream)
+
+
+def write_object(members: Iterable[tuple[str, object]], stream: TextIO) -> None:
+    """Write a JSON object, a member per line; a value that is an iterator becomes an array."""
+    separator = "{\n"
+    for key, value in members:
+        stream.write(f"{separator}{_ENCODER.encode(key)}: ")
+        separator = ",\n"
+        if isinstance(value, Iterator):
+            _write_array(value, stream)
+        else:
+            stream.write(encode(value))
+    stream.write("\n}\n")
+
+
+def encode(value: object) -> str:
+    """``value`` as strict JSON; floats that are not finite become strings."""
+    try:
+        return _ENCODER.encode(value)
+    except ValueError:
+        # only values that are not finite get here, and they are rare
+        return _ENCODER.encode(_strict(value))
+
+
+def checkpoint_object(checkpoint: Checkpoint) -> dict[str, object]:
+    """What identifies a side: neither its format nor its shards, which do not change what it is."""
+    return {
+        "path": checkpoint.path,
+        "tensors": len(checkpoint),
+        "elements": checkpoint.elements,
+        "bytes": checkpoint.bytes,
+    }
+
+
+def _write_array(values: Iterator[object], stream: TextIO) -> None:
+    """Write the elements a line each, a batch of lines at a time."""
+    separator = "[\n"
+    while lines := [encode(value) for value in islice(values, _BATCH)]:
+        stream.write(separator + ",\n".join(lines))
+        separator = ",\n"
+    stream.write("[]" if separator == "[\n" else "\n]")
+
+
+def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
+    options = report.options
+    yield "schema", "ckptdiff.diff/1"
+    yield "a", checkpoint_object(report.a)
+    yield "b", checkpoint_object(report.b)
+    yield (
+        "options",
+        {
+            "atol": options.atol,
+            "rtol": options.rtol,
+            "cast": options.cast,
+            "thresholds": list(options.thresholds),
+            "histogram": options.histogram,
+            **_rules_object(options.rules),
+            "rename": [
+                [rename.pattern.pattern, rename.replacement] for rename in options.rules.renames
+            ],
+            **_selection_object(report.selection),
+        },
+    )
+    yield (
+        "summary",
+        {
+            "verdicts": report.verdicts,
+            "only_in_a": len(report.only_in_a),
+            "only_in_b": len(report.only_in_b),
+            "shape_mismatch": len(report.shape_mismatch),
+            "coverage": {side: part.as_dict() for side, part in report.coverage.items()},
+            "not_compared": [item._asdict() for item in report.excluded],
+            "total": _total(report),
+        },
+    )
+    yield _rows_key(report), _row_objects(report)
+    for key, tensors in (("only_in_a", report.only_in_a), ("only_in_b", report.only_in_b)):
+        yield (
+            key,
+            (
+                {"name": tensor.name, "dtype": tensor.dtype, "shape": tensor.shape}
+                for tensor in tensors
+            ),
+        )
+    yield (
+        "shape_mismatch",
+        (
+            {
+                "name": mismatch.name,
+                "shape_a": mismatch.a.shape,
+                "shape_b": mismatch.b.shape,
+                "dtype_a": mismatch.a.dtype,
+                "dtype_b": mismatch.b.dtype,
+            }
+            for mismatch in report.shape_mismatch
+        ),
+    )
+
+
+def _stats_members(report: StatsReport) -> Iterator[tuple[str, object]]:
+    options = report.options
+    yield "schema", "ckptdiff.stats/1"
+    yield "a", checkpoint_object(report.a)
+    yield (
+        "options",
+        {
+            "histogram": options.histogram,
+            "hash": options.content_hash,
+            **_rules_object(options.rules),
+            **_selection_object(report.selection),
+        },
+    )
+    yield (
+        "summary",
+        {
+            "coverage": {"a": report.coverage.as_dict()},
+            "not_compared": [item._asdict() for item in report.excluded],
+            "total": _total(report),
+        },
+    )
+    yield _rows_key(report), _row_objects(report)
+
+
+def _rules_object(rules: Rules) -> dict[str, object]:
+    return {"include": list(rules.include), "exclude": list(rules.exclude)}
+
+
+def _selection_object(selection: Selection) -> dict[str, object]:
+    return {
+        "by": selection.by,
+        "sort": selection.sort,
+        "only_changed": selection.only_changed,
+        "top": selection.top,
+    }
+
+
+def _rows_key(report: Report) -> str:
+    return "tensors" if report.selection.by == "tensor" else "groups"
+
+
+def _row_objects(report: Report) -> Iterator[dict[str, Any]]:
+    names = report.column_names
+    table = report.rows.table
+    rows = report.rows.enumerated()
+    if not report.has_histograms:
+        # plain code for plain rows: there can be hundreds of thousands of them
+        for _, values in rows:
+            yield dict(zip(names, values))  # noqa: B905 - strict takes time, and both are the core's
+        return
+    for index, values in rows:
+        histogram = histogram_of(table, index)
+        assert histogram is not None
+        yield {**dict(zip(names, values, strict=True)), "histogram": _histogram_object(histogram)}
+
+
+def _total(report: Report) -> dict[str, Any]:
+    total = dict(report.total)
+    histogram = report.histogram()
+    if histogram is not None:
+        total["histogram"] = _histogram_object(histogram)
+    return total
+
+
+def _histogram_object(histogram: Any) -> dict[str, object]:
+    return {"zeros": histogram.zeros, "log2": list(histogram.log2.items())}
+
+
+def _strict(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    return value
