@@ -28,10 +28,12 @@ fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
         for (value, side) in [(x, &mut a), (y, &mut b)] {
             match dtype {
                 DType::BF16 => side.extend(((value.to_bits() >> 16) as u16).to_le_bytes()),
-                DType::F16 => {
-                    let half =
-                        (value.to_bits() >> 13) as u16 & 0x3fff | u16::from(value < 0.0) << 15;
-                    side.extend(half.to_le_bytes());
+                DType::F16 => side.extend(half(value).to_le_bytes()),
+                DType::F8E5M2 => side.push((half(value) >> 8) as u8),
+                DType::F8E4M3 => {
+                    // Eight times as large, so that few of them are subnormal.
+                    let magnitude = ((half(value * 8.0) & 0x7fff) >> 7).saturating_sub(64) as u8;
+                    side.push(magnitude & 0x7f | (half(value) >> 8) as u8 & 0x80);
                 }
                 DType::F32 => side.extend(value.to_le_bytes()),
                 DType::F64 => side.extend(f64::from(value).to_le_bytes()),
@@ -40,6 +42,13 @@ fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
         }
     }
     (a, b)
+}
+
+/// The half below a small value.
+fn half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let magnitude = ((bits & 0x7fff_ffff) >> 13).saturating_sub(112 << 10) as u16;
+    magnitude | ((bits >> 16) & 0x8000) as u16
 }
 
 fn gigabytes_per_second(bytes: usize, mut work: impl FnMut()) -> f64 {

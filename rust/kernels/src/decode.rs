@@ -37,15 +37,9 @@ impl Pass for DecodeNarrow<'_> {
             DType::U16 => decode_16(codes, out, f32::from),
             DType::I16 => decode_16(codes, out, |code| f32::from(code as i16)),
             DType::BF16 => decode_16(codes, out, |code| f32::from_bits(u32::from(code) << 16)),
-            DType::F16 => decode_16(codes, out, |code| {
-                minifloat::<5, 10, 15, IEEE>(u32::from(code))
-            }),
-            DType::F8E4M3 => decode_8(codes, out, |code| {
-                minifloat::<4, 3, 7, ALL_ONES_IS_NAN>(u32::from(code))
-            }),
-            DType::F8E5M2 => decode_8(codes, out, |code| {
-                minifloat::<5, 2, 15, IEEE>(u32::from(code))
-            }),
+            DType::F16 => decode_16(codes, out, f16),
+            DType::F8E4M3 => decode_8(codes, out, f8_e4m3),
+            DType::F8E5M2 => decode_8(codes, out, f8_e5m2),
             DType::F8E4M3Fnuz => decode_8(codes, out, |code| {
                 minifloat::<4, 3, 8, NEGATIVE_ZERO_IS_NAN>(u32::from(code))
             }),
@@ -173,6 +167,24 @@ fn decode_16(codes: &[u8], out: &mut [f32], decode: impl Fn(u16) -> f32) {
     for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
         *value = decode(u16::from_le_bytes(*code));
     }
+}
+
+/// IEEE half precision.
+#[inline(always)]
+pub(crate) fn f16(code: u16) -> f32 {
+    minifloat::<5, 10, 15, IEEE>(u32::from(code))
+}
+
+/// OCP 8-bit float with 4 bits of exponent.
+#[inline(always)]
+pub(crate) fn f8_e4m3(code: u8) -> f32 {
+    minifloat::<4, 3, 7, ALL_ONES_IS_NAN>(u32::from(code))
+}
+
+/// OCP 8-bit float with 5 bits of exponent.
+#[inline(always)]
+pub(crate) fn f8_e5m2(code: u8) -> f32 {
+    minifloat::<5, 2, 15, IEEE>(u32::from(code))
 }
 
 // `Specials` as constants, since enums cannot be const generic arguments yet.

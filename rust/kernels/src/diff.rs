@@ -251,6 +251,7 @@ impl DiffPartial {
         } else {
             1.0 - (self.dot_ab / product).to_f64()
         };
-        distance.clamp(0.0, 2.0)
+        // Adding 0.0 turns a −0 into 0.
+        distance.clamp(0.0, 2.0) + 0.0
     }
 }

@@ -275,6 +275,16 @@ impl DType {
             .map_or(0.0, |format| format.value(1 << format.mantissa_bits))
     }
 
+    /// Below this, differences of narrow values of this dtype are exact in `f32`: they are
+    /// multiples of the smallest step, 2^24 of which have 24 bits.
+    pub(crate) fn exact_differences_below(self) -> f64 {
+        let step = match self {
+            Self::F8E8M0 => crate::scaled::scale(1.0, -127),
+            dtype => dtype.float_format().map_or(1.0, |format| format.value(1)),
+        };
+        crate::scaled::scale(step, 24)
+    }
+
     /// The largest finite magnitudes (lowest, highest) whose occurrence counts as saturated.
     ///
     /// `None` for booleans, for which every value would be one. 64-bit integers are compared in

@@ -13,6 +13,11 @@ pub struct Histogram {
 }
 
 impl Histogram {
+    /// Count magnitudes of zero.
+    pub(crate) fn add_zeros(&mut self, count: u64) {
+        self.zeros += count;
+    }
+
     /// Count a finite magnitude.
     pub(crate) fn add(&mut self, magnitude: f64) {
         if magnitude == 0.0 {

@@ -4,6 +4,7 @@
 //! instruction set; [`Level::run`] calls the pass from a function compiled for it, into which the
 //! pass inlines. So there is one source, one `unsafe` call per level, and any level can be forced.
 
+use crate::dtype::DType;
 use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
@@ -35,7 +36,7 @@ impl Level {
         #[allow(unused_mut)] // There is nothing to add on other architectures.
         let mut levels = vec![Self(Isa::Portable)];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
             levels.push(Self(Isa::Avx2));
         }
         levels
@@ -62,13 +63,24 @@ impl Level {
         }
     }
 
+    /// Whether passes had better load codes of this dtype than values decoded beforehand; with
+    /// the same result, since lanes are in the same order.
+    pub(crate) fn loads_codes(self, dtype: DType) -> bool {
+        match dtype {
+            // Two shifts at any level, and the only order that the passes know for it.
+            DType::BF16 => true,
+            DType::F16 | DType::F8E4M3 | DType::F8E5M2 => self.0 != Isa::Portable,
+            _ => false,
+        }
+    }
+
     /// Run `pass`, compiled for this level.
     #[inline]
     pub(crate) fn run<P: Pass>(self, pass: P) -> P::Output {
         match self.0 {
             Isa::Portable => portable(pass),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` is only made where AVX2 was detected.
+            // SAFETY: `Isa::Avx2` is only made where AVX2 and F16C were detected.
             Isa::Avx2 => unsafe { avx2(pass) },
         }
     }
@@ -81,8 +93,8 @@ fn portable<P: Pass>(pass: P) -> P::Output {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 fn avx2<P: Pass>(pass: P) -> P::Output {
-    // SAFETY: this function itself is only called where AVX2 was detected.
+    // SAFETY: this function itself is only called where AVX2 and F16C were detected.
     pass.run(unsafe { Avx2::new() })
 }

@@ -24,6 +24,7 @@ mod histogram;
 mod level;
 mod number;
 mod passes;
+mod runs;
 mod scaled;
 mod simd;
 mod stats;

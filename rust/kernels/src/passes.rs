@@ -10,6 +10,7 @@
 
 use crate::decode::PADDING;
 use crate::level::Pass;
+use crate::runs::NarrowRun;
 use crate::simd::Simd;
 
 /// Sums of one block of pairs: `d = b - a`.
@@ -28,58 +29,38 @@ pub(crate) struct DiffSums {
     pub(crate) sign_flips: u64,
 }
 
-/// Outside of these bounds a sum of squares may have lost something to overflow or underflow.
-///
-/// Narrow: products below 2^-149 vanish; with the sum above 2^-80 all 1024 of them together are
-/// below 2^-59 of it. Wide: the same for 2^-1074 and 2^-900.
-const NARROW_RANGE: (f64, f64) = (8.271_806_125_530_277e-25, 1e37);
-const WIDE_RANGE: (f64, f64) = (1.183_052_186_166_774_8e-271, 1e270);
+/// Bounds outside of which a sum of squares may have lost something to overflow or underflow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Range(f64, f64);
+
+impl Range {
+    /// Products below 2^-149 vanish; with the sum above 2^-80 all 1024 of them together are below
+    /// 2^-59 of it.
+    pub(crate) const NARROW: Self = Self(8.271_806_125_530_277e-25, 1e37);
+
+    /// The same for 2^-1074 and 2^-900.
+    pub(crate) const WIDE: Self = Self(1.183_052_186_166_774_8e-271, 1e270);
+
+    pub(crate) fn has(self, squares: f64) -> bool {
+        squares >= self.0 && squares <= self.1
+    }
+}
 
 impl DiffSums {
-    /// Whether every value was finite and every sum is good; `all_zero` tells whether a whole
-    /// side is zero, and is only asked when a sum of squares is suspiciously small.
-    pub(crate) fn harmless<T: Zero>(&self, a: &[T], b: &[T]) -> bool {
-        let (lowest, highest) = T::RANGE;
-        let good = |sum: f64| sum >= lowest && sum <= highest;
-        (good(self.squares_a) || (self.squares_a == 0.0 && all_zero(a)))
-            && (good(self.squares_b) || (self.squares_b == 0.0 && all_zero(b)))
-            && (good(self.squares_d) || (self.squares_d == 0.0 && self.absolute == 0.0))
+    /// Whether every value was finite and every sum is good. `all_zero` tells whether the whole of
+    /// a side is zero; it is only asked where a sum of squares is zero, and may have vanished.
+    pub(crate) fn harmless(&self, range: Range, all_zero: impl Fn(Side) -> bool) -> bool {
+        (range.has(self.squares_a) || (self.squares_a == 0.0 && all_zero(Side::A)))
+            && (range.has(self.squares_b) || (self.squares_b == 0.0 && all_zero(Side::B)))
+            && (range.has(self.squares_d) || (self.squares_d == 0.0 && self.absolute == 0.0))
     }
 }
 
-/// What the passes need to know of `f32` and `f64`.
-pub(crate) trait Zero: Copy {
-    const RANGE: (f64, f64);
-
-    fn is_zero(self) -> bool;
-}
-
-impl Zero for f32 {
-    const RANGE: (f64, f64) = NARROW_RANGE;
-
-    #[inline(always)]
-    fn is_zero(self) -> bool {
-        self == 0.0
-    }
-}
-
-impl Zero for f64 {
-    const RANGE: (f64, f64) = WIDE_RANGE;
-
-    #[inline(always)]
-    fn is_zero(self) -> bool {
-        self == 0.0
-    }
-}
-
-fn all_zero<T: Zero>(values: &[T]) -> bool {
-    values.iter().all(|value| value.is_zero())
-}
-
-/// Whether a sum of squares of `T` has lost nothing to overflow or underflow.
-pub(crate) fn harmless_squares<T: Zero>(squares: f64, values: &[T]) -> bool {
-    let (lowest, highest) = T::RANGE;
-    (squares >= lowest && squares <= highest) || (squares == 0.0 && all_zero(values))
+/// One of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    A,
+    B,
 }
 
 /// Eight accumulators in `f64`.
@@ -103,7 +84,7 @@ impl<S: Simd> Sum<S> {
 
     /// Add the eight values of a short sum.
     #[inline(always)]
-    fn add_short(&mut self, simd: S, sum: ShortSum<S>) {
+    pub(crate) fn add_short(&mut self, simd: S, sum: ShortSum<S>) {
         self.add(simd, simd.widen(sum.0));
     }
 
@@ -118,25 +99,25 @@ impl<S: Simd> Sum<S> {
 /// A sum of eight terms a lane in `f32`, by twos: of equal terms it passes 2, 4, 6 and 8 of them,
 /// which takes two bits more than one has.
 #[derive(Clone, Copy)]
-struct ShortSum<S: Simd>(S::F32);
+pub(crate) struct ShortSum<S: Simd>(S::F32);
 
 impl<S: Simd> ShortSum<S> {
     #[inline(always)]
-    fn new(simd: S) -> Self {
+    pub(crate) fn new(simd: S) -> Self {
         Self(simd.splat_f32(0.0))
     }
 
     #[inline(always)]
-    fn add(&mut self, simd: S, [x, y]: [S::F32; 2]) {
+    pub(crate) fn add(&mut self, simd: S, [x, y]: [S::F32; 2]) {
         self.0 = simd.add_f32(self.0, simd.add_f32(x, y));
     }
-}
 
-/// Two rows of eight narrow values.
-#[inline(always)]
-fn load_rows<S: Simd>(simd: S, rows: &[f32; 16]) -> [S::F32; 2] {
-    let rows = rows.as_chunks::<8>().0;
-    [simd.load_f32(&rows[0]), simd.load_f32(&rows[1])]
+    /// The lanes' total, pairwise.
+    #[inline(always)]
+    pub(crate) fn total(self, simd: S) -> f32 {
+        let [a, b, c, d, e, f, g, h] = simd.array_f32(self.0);
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
+    }
 }
 
 /// Vector by vector, `operation` of two rows.
@@ -149,72 +130,54 @@ macro_rules! rows {
         result
     }};
 }
+pub(crate) use rows;
 
-/// Sums over narrow pairs; lengths are equal and multiples of [`PADDING`].
-pub(crate) struct DiffNarrow<'a> {
-    pub(crate) a: &'a [f32],
-    pub(crate) b: &'a [f32],
+/// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
+/// or [`CountNarrow`].
+pub(crate) struct DiffNarrow<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
 }
 
-/// Products of scaled factors cannot underflow to zero, and overflow keeps the sign.
-const SIGN_SCALE_F32: f32 = (1u128 << 100) as f32;
-
-impl Pass for DiffNarrow<'_> {
+impl<R: NarrowRun> Pass for DiffNarrow<R> {
     type Output = DiffSums;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> DiffSums {
-        let zero = simd.splat_f32(0.0);
+        let Self { a, b } = self;
         let mut difference = Sum::new(simd);
         let mut absolute = Sum::new(simd);
         let mut squares_d = Sum::new(simd);
+        let mut squares_a = Sum::new(simd);
+        let mut squares_b = Sum::new(simd);
         let mut dot_da = Sum::new(simd);
-        let mut max_abs = zero;
-        let mut unchanged = simd.no_counts32();
-        let groups_a = self.a.as_chunks::<PADDING>().0;
-        let groups_b = self.b.as_chunks::<PADDING>().0;
-        // Two loops, so that the accumulators of each fit in the registers.
-        for (a, b) in groups_a.iter().zip(groups_b) {
+        let mut max_abs = simd.splat_f32(0.0);
+        for group in 0..a.groups().min(b.groups()) {
             let mut short_difference = ShortSum::new(simd);
             let mut short_absolute = ShortSum::new(simd);
             let mut short_squares_d = ShortSum::new(simd);
+            let mut short_squares_a = ShortSum::new(simd);
+            let mut short_squares_b = ShortSum::new(simd);
             let mut short_dot_da = ShortSum::new(simd);
-            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                let (a, b) = (load_rows(simd, a), load_rows(simd, b));
+            for quarter in 0..4 {
+                let a = a.load(simd, group, quarter);
+                let b = b.load(simd, group, quarter);
                 let d = rows!(simd.sub_f32(b, a));
-                let magnitude = d.map(|row| simd.abs_f32(row));
-                short_difference.add(simd, d);
-                short_absolute.add(simd, magnitude);
-                short_squares_d.add(simd, rows!(simd.mul_f32(d, d)));
+                short_squares_a.add(simd, rows!(simd.mul_f32(a, a)));
+                short_squares_b.add(simd, rows!(simd.mul_f32(b, b)));
                 short_dot_da.add(simd, rows!(simd.mul_f32(d, a)));
-                for row in magnitude {
-                    max_abs = simd.max_f32(row, max_abs);
-                    unchanged = simd.count_equal_f32(unchanged, row, zero);
-                }
+                short_squares_d.add(simd, rows!(simd.mul_f32(d, d)));
+                short_difference.add(simd, d);
+                let magnitude = d.map(|row| simd.abs_f32(row));
+                short_absolute.add(simd, magnitude);
+                max_abs = simd.max_f32(simd.max_f32(magnitude[0], magnitude[1]), max_abs);
             }
             difference.add_short(simd, short_difference);
             absolute.add_short(simd, short_absolute);
             squares_d.add_short(simd, short_squares_d);
-            dot_da.add_short(simd, short_dot_da);
-        }
-        let scale = simd.splat_f32(SIGN_SCALE_F32);
-        let mut squares_a = Sum::new(simd);
-        let mut squares_b = Sum::new(simd);
-        let mut sign_flips = simd.no_counts32();
-        for (a, b) in groups_a.iter().zip(groups_b) {
-            let mut short_squares_a = ShortSum::new(simd);
-            let mut short_squares_b = ShortSum::new(simd);
-            for (a, b) in a.as_chunks().0.iter().zip(b.as_chunks().0) {
-                let (a, b) = (load_rows(simd, a), load_rows(simd, b));
-                short_squares_a.add(simd, rows!(simd.mul_f32(a, a)));
-                short_squares_b.add(simd, rows!(simd.mul_f32(b, b)));
-                for (a, b) in a.into_iter().zip(b) {
-                    let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
-                    sign_flips = simd.count_less_f32(sign_flips, product, zero);
-                }
-            }
             squares_a.add_short(simd, short_squares_a);
             squares_b.add_short(simd, short_squares_b);
+            dot_da.add_short(simd, short_dot_da);
         }
         DiffSums {
             difference: difference.total(simd),
@@ -224,8 +187,96 @@ impl Pass for DiffNarrow<'_> {
             squares_b: squares_b.total(simd),
             dot_da: dot_da.total(simd),
             max_abs: f64::from(simd.array_f32(max_abs).into_iter().fold(0.0, f32::max)),
-            changed: self.a.len() as u64 - simd.sum_counts32(unchanged),
-            sign_flips: simd.sum_counts32(sign_flips),
+            changed: 0,
+            sign_flips: 0,
+        }
+    }
+}
+
+/// How many narrow pairs differ in value, and how many in sign.
+pub(crate) struct CountNarrow<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
+}
+
+/// Products of scaled factors cannot underflow to zero, and overflow keeps the sign.
+const SIGN_SCALE_F32: f32 = (1u128 << 100) as f32;
+
+impl<R: NarrowRun> Pass for CountNarrow<R> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+        let Self { a, b } = self;
+        let groups = a.groups().min(b.groups());
+        let zero = simd.splat_f32(0.0);
+        let scale = simd.splat_f32(SIGN_SCALE_F32);
+        let mut unchanged = simd.no_counts32();
+        let mut sign_flips = simd.no_counts32();
+        for group in 0..groups {
+            for quarter in 0..4 {
+                let a = a.load(simd, group, quarter);
+                let b = b.load(simd, group, quarter);
+                for (a, b) in a.into_iter().zip(b) {
+                    unchanged = simd.count_equal_f32(unchanged, a, b);
+                    let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
+                    sign_flips = simd.count_less_f32(sign_flips, product, zero);
+                }
+            }
+        }
+        let changed = (groups * PADDING) as u64 - simd.sum_counts32(unchanged);
+        (changed, simd.sum_counts32(sign_flips))
+    }
+}
+
+/// What comparing the codes of a block tells; all of its values are finite.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CodeComparison {
+    /// The largest distance in representable steps.
+    pub(crate) max_ulp: u64,
+    pub(crate) bits_changed: u64,
+    pub(crate) changed: u64,
+    pub(crate) sign_flips: u64,
+}
+
+/// Compare sign-magnitude codes of 8 or 16 bits; both sides are a multiple of 32 bytes long.
+pub(crate) struct CompareCodes<'a> {
+    /// Bytes per code: 1 or 2.
+    pub(crate) bytes: usize,
+    pub(crate) a: &'a [u8],
+    pub(crate) b: &'a [u8],
+}
+
+impl Pass for CompareCodes<'_> {
+    type Output = CodeComparison;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> CodeComparison {
+        let pairs = self.a.as_chunks().0.iter().zip(self.b.as_chunks().0);
+        let mut counts = simd.no_codes();
+        let wide = self.bytes == 2;
+        if wide {
+            for (a, b) in pairs {
+                simd.compare_codes_16(&mut counts, a, b);
+            }
+        } else {
+            for (a, b) in pairs {
+                simd.compare_codes_8(&mut counts, a, b);
+            }
+        }
+        let reduce = |lanes| {
+            if wide {
+                simd.reduce_16(lanes)
+            } else {
+                simd.reduce_8(lanes)
+            }
+        };
+        let codes = (self.a.len().min(self.b.len()) / self.bytes) as u64;
+        CodeComparison {
+            max_ulp: reduce(counts.farthest).0,
+            bits_changed: codes - reduce(counts.same_code).1,
+            changed: codes - reduce(counts.same_value).1,
+            sign_flips: reduce(counts.flipped).1,
         }
     }
 }
@@ -302,13 +353,13 @@ impl Pass for DiffWide<'_> {
     }
 }
 
-/// The largest |b − a| of narrow pairs, in `f64`, where it is exact (or correctly rounded).
-pub(crate) struct MaxAbsNarrow<'a> {
-    pub(crate) a: &'a [f32],
-    pub(crate) b: &'a [f32],
+/// The largest |b − a| of wide pairs.
+pub(crate) struct MaxAbs<'a> {
+    pub(crate) a: &'a [f64],
+    pub(crate) b: &'a [f64],
 }
 
-impl Pass for MaxAbsNarrow<'_> {
+impl Pass for MaxAbs<'_> {
     type Output = f64;
 
     #[inline(always)]
@@ -317,8 +368,7 @@ impl Pass for MaxAbsNarrow<'_> {
         let rows_a = self.a.as_chunks::<8>().0;
         let rows_b = self.b.as_chunks::<8>().0;
         for (a, b) in rows_a.iter().zip(rows_b) {
-            let a = simd.widen(simd.load_f32(a));
-            let b = simd.widen(simd.load_f32(b));
+            let (a, b) = (load_row(simd, a), load_row(simd, b));
             for d in rows!(simd.sub_f64(b, a)) {
                 max_abs = simd.max_f64(simd.abs_f64(d), max_abs);
             }
@@ -350,18 +400,18 @@ impl Pass for Dot<'_> {
 }
 
 /// Σ x² of narrow values.
-pub(crate) struct SquaresNarrow<'a>(pub(crate) &'a [f32]);
+pub(crate) struct SquaresNarrow<R>(pub(crate) R);
 
-impl Pass for SquaresNarrow<'_> {
+impl<R: NarrowRun> Pass for SquaresNarrow<R> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
         let mut sum = Sum::new(simd);
-        for group in self.0.as_chunks::<PADDING>().0 {
+        for group in 0..self.0.groups() {
             let mut short = ShortSum::new(simd);
-            for rows in group.as_chunks().0 {
-                let x = load_rows(simd, rows);
+            for quarter in 0..4 {
+                let x = self.0.load(simd, group, quarter);
                 short.add(simd, rows!(simd.mul_f32(x, x)));
             }
             sum.add_short(simd, short);

@@ -22,6 +22,8 @@ pub(crate) trait Simd: Copy {
     type Counts32: Copy;
     /// Four 64-bit counters.
     type Counts64: Copy;
+    /// Sixteen 16-bit codes or counters, or 32 8-bit ones.
+    type Codes: Copy;
 
     fn load_f32(self, values: &[f32; 8]) -> Self::F32;
     fn splat_f32(self, value: f32) -> Self::F32;
@@ -32,6 +34,8 @@ pub(crate) trait Simd: Copy {
     fn abs_f32(self, x: Self::F32) -> Self::F32;
     /// `x` where `x > y`, else `y`.
     fn max_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// `x` where `x < y`, else `y`.
+    fn min_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
     /// The lower and the upper four lanes.
     fn widen(self, x: Self::F32) -> [Self::F64; 2];
 
@@ -60,4 +64,62 @@ pub(crate) trait Simd: Copy {
     /// Count the lanes where `x == y`.
     fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
+
+    // Sixteen narrow floats, in an order that is the same at every level.
+
+    /// The even elements, then the odd ones.
+    fn load_bf16(self, codes: &[u8; 32]) -> [Self::F32; 2];
+    fn load_f16(self, codes: &[u8; 32]) -> [Self::F32; 2];
+    fn load_f8_e4m3(self, codes: &[u8; 16]) -> [Self::F32; 2];
+    fn load_f8_e5m2(self, codes: &[u8; 16]) -> [Self::F32; 2];
+
+    fn no_codes(self) -> CodeCounts<Self>;
+    /// Compare 16 pairs of 16-bit sign-magnitude codes; 65535 times at most.
+    fn compare_codes_16(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    /// Compare 32 pairs of 8-bit sign-magnitude codes; 255 times at most.
+    fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    /// Count among 16 codes of 16 bits; 65535 times at most.
+    fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
+    /// Count among 32 codes of 8 bits; 255 times at most.
+    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
+    fn no_classes(self) -> CodeClasses<Self>;
+    /// The largest of 16-bit lanes, and their sum.
+    fn reduce_16(self, lanes: Self::Codes) -> (u64, u64);
+    /// The largest of 8-bit lanes, and their sum.
+    fn reduce_8(self, lanes: Self::Codes) -> (u64, u64);
+}
+
+/// What comparing codes finds.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeCounts<S: Simd> {
+    /// The largest distance in representable steps.
+    pub(crate) farthest: S::Codes,
+    /// Pairs with the same code.
+    pub(crate) same_code: S::Codes,
+    /// Pairs with the same value: the same code, or two zeros.
+    pub(crate) same_value: S::Codes,
+    /// Pairs of opposite signs, neither being zero.
+    pub(crate) flipped: S::Codes,
+}
+
+/// Codes without sign that part sign-magnitude floats into classes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Classes {
+    /// The smallest normal one.
+    pub(crate) smallest_normal: u16,
+    /// The largest finite one.
+    pub(crate) largest_finite: u16,
+}
+
+/// What classifying codes finds.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeClasses<S: Simd> {
+    pub(crate) zero: S::Codes,
+    /// Sign set, zeros too.
+    pub(crate) signed: S::Codes,
+    /// Sign set, and nothing else.
+    pub(crate) negative_zero: S::Codes,
+    /// Below the smallest normal, zeros too.
+    pub(crate) tiny: S::Codes,
+    pub(crate) saturated: S::Codes,
 }

@@ -14,8 +14,10 @@ use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
-    DiffNarrow, DiffSums, DiffWide, Dot, MaxAbsNarrow, SquaresNarrow, SquaresWide, harmless_squares,
+    CompareCodes, CountNarrow, DiffNarrow, DiffSums, DiffWide, Dot, MaxAbs, Range, Side,
+    SquaresNarrow, SquaresWide,
 };
+use crate::runs::{Decoded, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 
 /// The codes of both sides, scratch for their values, and where they stand in the tensor.
@@ -63,6 +65,7 @@ impl Block<'_> {
         self.floats().next_multiple_of(PADDING)
     }
 
+    /// Decode both sides to `f32`.
     fn narrow(&mut self) {
         let (count, padded) = (self.floats(), self.padded());
         for (codes, out) in [(self.a, &mut *self.narrow_a), (self.b, &mut *self.narrow_b)] {
@@ -72,6 +75,21 @@ impl Block<'_> {
                 out: &mut out[..count],
             });
             out[count..padded].fill(0.0);
+        }
+    }
+
+    /// Decode both sides to `f64`, by way of `f32`.
+    fn narrow_and_widen(&mut self) {
+        self.narrow();
+        let padded = self.padded();
+        for (narrow, out) in [
+            (&*self.narrow_a, &mut *self.wide_a),
+            (&*self.narrow_b, &mut *self.wide_b),
+        ] {
+            self.level.run(Widen {
+                narrow: &narrow[..padded],
+                out: &mut out[..padded],
+            });
         }
     }
 
@@ -120,73 +138,114 @@ impl Block<'_> {
     /// A block whose bytes are the same on both sides.
     fn reduce_identical(&mut self) -> bool {
         let (count, padded) = (self.floats(), self.padded());
-        let squares = if self.a.dtype.domain() == Domain::Narrow {
-            let values = &mut self.narrow_a[..padded];
-            self.level.run(DecodeNarrow {
-                dtype: self.a.dtype,
-                codes: self.a.bytes,
-                out: &mut values[..count],
+        let dtype = self.a.dtype;
+        let (squares, range) = if self.level.loads_codes(dtype) && count == padded {
+            let squares = with_codes!(dtype, run => {
+                self.level.run(SquaresNarrow(run(self.a.bytes)))
             });
-            values[count..].fill(0.0);
-            let squares = self.level.run(SquaresNarrow(values));
-            harmless_squares(squares, values).then_some(squares)
+            (squares, Range::NARROW)
+        } else if dtype.domain() == Domain::Narrow {
+            self.narrow();
+            let values = Decoded::new(&self.narrow_a[..padded]);
+            (self.level.run(SquaresNarrow(values)), Range::NARROW)
         } else {
             let values = &mut self.wide_a[..padded];
             self.level.run(DecodeWide {
-                dtype: self.a.dtype,
+                dtype,
                 codes: self.a.bytes,
                 out: &mut values[..count],
             });
             values[count..].fill(0.0);
-            let squares = self.level.run(SquaresWide(values));
-            harmless_squares(squares, values).then_some(squares)
+            (self.level.run(SquaresWide(values)), Range::WIDE)
         };
-        let Some(squares) = squares else {
+        if !(range.has(squares) || (squares == 0.0 && self.a.all_zero())) {
             return false;
-        };
+        }
         self.partial.finite += count as u64;
         self.partial.squares_a.merge(squares.into());
         self.partial.squares_b.merge(squares.into());
         self.partial.dot_ab.merge(squares.into());
         if let Some(extras) = &mut self.partial.extras {
-            for _ in 0..count {
-                extras.histogram.add(0.0);
-            }
+            extras.histogram.add_zeros(count as u64);
         }
         true
     }
 
     fn reduce_narrow(&mut self) -> bool {
-        self.narrow();
         let padded = self.padded();
-        let (a, b) = (&self.narrow_a[..padded], &self.narrow_b[..padded]);
-        let sums = self.level.run(DiffNarrow { a, b });
-        if !sums.harmless(a, b) {
+        let (a, b) = (self.a, self.b);
+        let from_codes =
+            a.dtype == b.dtype && self.level.loads_codes(a.dtype) && self.floats() == padded;
+        let mut sums = if from_codes {
+            with_codes!(a.dtype, run => {
+                self.level.run(DiffNarrow { a: run(a.bytes), b: run(b.bytes) })
+            })
+        } else {
+            self.narrow();
+            let (a, b) = self.decoded();
+            self.level.run(DiffNarrow { a, b })
+        };
+        let all_zero = |side| match side {
+            Side::A => a.all_zero(),
+            Side::B => b.all_zero(),
+        };
+        if !sums.harmless(Range::NARROW, all_zero) {
             return false;
         }
-        // Rounding to f32 is monotone, so the largest f64 difference is among those whose f32
-        // rounding is the largest: only a block that reaches the record needs the exact look.
-        let record = self.partial.max_abs.magnitude.to_f64();
-        let may_exceed =
-            sums.max_abs > 0.0 && (record.is_nan() || sums.max_abs >= f64::from(record as f32));
-        let max_abs = if may_exceed {
-            self.level.run(MaxAbsNarrow { a, b })
+        if from_codes {
+            let comparison = self.level.run(CompareCodes {
+                bytes: a.code_bytes(),
+                a: a.bytes,
+                b: b.bytes,
+            });
+            sums.changed = comparison.changed;
+            sums.sign_flips = comparison.sign_flips;
+            self.partial.max_ulp = self.partial.max_ulp.max(comparison.max_ulp);
+            self.partial.bits_changed += comparison.bits_changed;
         } else {
-            0.0
-        };
-        if self.options.wants_each_difference() || needs_dot(&sums) || exceeds(max_abs, record) {
-            for (narrow, out) in [
-                (&*self.narrow_a, &mut *self.wide_a),
-                (&*self.narrow_b, &mut *self.wide_b),
-            ] {
-                self.level.run(Widen {
-                    narrow: &narrow[..padded],
-                    out: &mut out[..padded],
-                });
-            }
+            let (a, b) = self.decoded();
+            (sums.changed, sums.sign_flips) = self.level.run(CountNarrow { a, b });
+            self.fold_codes();
+        }
+        let record = self.partial.max_abs.magnitude.to_f64();
+        let may_exceed = self.may_exceed(sums.max_abs, record);
+        let mut max_abs = 0.0;
+        if may_exceed || self.options.wants_each_difference() || needs_dot(&sums) {
+            self.narrow_and_widen();
+            max_abs = self.level.run(MaxAbs {
+                a: &self.wide_a[..padded],
+                b: &self.wide_b[..padded],
+            });
         }
         self.fold(&sums, max_abs);
         true
+    }
+
+    /// Whether the largest difference in `f32` leaves open that one in `f64` beats the record.
+    ///
+    /// Rounding to `f32` is monotone, so the largest `f64` difference is among those whose `f32`
+    /// rounding is the largest: only a block that reaches the record needs the exact look, and
+    /// where differences are exact, only one that beats it.
+    fn may_exceed(&self, max_abs: f64, record: f64) -> bool {
+        if record.is_nan() {
+            return max_abs > 0.0;
+        }
+        let rounded = f64::from(record as f32);
+        let exact = self
+            .a
+            .dtype
+            .exact_differences_below()
+            .min(self.b.dtype.exact_differences_below());
+        max_abs > rounded || (max_abs == rounded && max_abs > 0.0 && max_abs >= exact)
+    }
+
+    /// Both sides as decoded to `f32`.
+    fn decoded(&self) -> (Decoded<'_>, Decoded<'_>) {
+        let padded = self.padded();
+        (
+            Decoded::new(&self.narrow_a[..padded]),
+            Decoded::new(&self.narrow_b[..padded]),
+        )
     }
 
     fn reduce_wide(&mut self) -> bool {
@@ -194,9 +253,14 @@ impl Block<'_> {
         let padded = self.padded();
         let (a, b) = (&self.wide_a[..padded], &self.wide_b[..padded]);
         let sums = self.level.run(DiffWide { a, b });
-        if !sums.harmless(a, b) {
+        let all_zero = |side| match side {
+            Side::A => self.a.all_zero(),
+            Side::B => self.b.all_zero(),
+        };
+        if !sums.harmless(Range::WIDE, all_zero) {
             return false;
         }
+        self.fold_codes();
         self.fold(&sums, sums.max_abs);
         true
     }
@@ -237,15 +301,19 @@ impl Block<'_> {
                 self.partial.value_b = Number::float(b);
             }
         }
-        if self.a.dtype == self.b.dtype {
-            let (distance, differing) = self.a.distance(self.level, self.b.bytes);
-            self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance));
-            self.partial.bits_changed += differing;
-        }
         if self.options.wants_each_difference() {
             self.look_at_each_difference();
         } else {
             self.partial.out_of_tolerance += sums.changed;
+        }
+    }
+
+    /// `bits_changed` and `max_ulp` of a block whose values are all finite.
+    fn fold_codes(&mut self) {
+        if self.a.dtype == self.b.dtype {
+            let (distance, differing) = self.a.distance(self.level, self.b.bytes);
+            self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance));
+            self.partial.bits_changed += differing;
         }
     }
 

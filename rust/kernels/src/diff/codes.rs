@@ -54,6 +54,30 @@ impl<'a> Codes<'a> {
         }
     }
 
+    /// Whether every value is zero, whatever its sign; not meant to be fast.
+    pub(super) fn all_zero(self) -> bool {
+        let width = self.code_bytes();
+        let zero = |code: &[u8]| {
+            code.iter().rev().enumerate().all(|(position, byte)| {
+                let sign = if position == 0 { self.sign_bit() } else { 0 };
+                byte & !sign == 0
+            })
+        };
+        // 2^-127 is the code of zero bits, and there is no zero; see `power_of_two`.
+        self.dtype != DType::F8E8M0 && self.bytes.chunks_exact(width).all(zero)
+    }
+
+    /// The sign in a code's most significant byte, for types that have a negative zero.
+    fn sign_bit(self) -> u8 {
+        match self.dtype {
+            DType::F4 => 0x08,
+            DType::F6E2M3 | DType::F6E3M2 => 0x20,
+            // Their code of a lone sign is NaN, which no sum of squares of 0 can come from.
+            float if float.float_format().is_some() => 0x80,
+            _ => 0,
+        }
+    }
+
     /// How far apart the codes are at most, and how many differ.
     pub(super) fn distance(self, level: Level, other: &[u8]) -> (u64, u64) {
         let (order, width) = match self.dtype {

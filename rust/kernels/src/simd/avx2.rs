@@ -1,24 +1,17 @@
-//! Lanes as 256-bit registers.
+//! Lanes as 256-bit registers, and F16C to decode halves.
 
-use std::arch::x86_64::{
-    __m256, __m256d, __m256i, _CMP_EQ_OQ, _CMP_LT_OQ, _mm256_add_pd, _mm256_add_ps, _mm256_and_pd,
-    _mm256_and_ps, _mm256_castpd_si256, _mm256_castps_si256, _mm256_castps256_ps128, _mm256_cmp_pd,
-    _mm256_cmp_ps, _mm256_cvtps_pd, _mm256_extractf128_ps, _mm256_loadu_pd, _mm256_loadu_ps,
-    _mm256_max_pd, _mm256_max_ps, _mm256_min_pd, _mm256_mul_pd, _mm256_mul_ps, _mm256_set1_pd,
-    _mm256_set1_ps, _mm256_setzero_si256, _mm256_storeu_pd, _mm256_storeu_ps, _mm256_storeu_si256,
-    _mm256_sub_epi32, _mm256_sub_epi64, _mm256_sub_pd, _mm256_sub_ps,
-};
+use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Classes, CodeClasses, CodeCounts, Simd};
 
-/// Proof that this machine has AVX2.
+/// Proof that this machine has AVX2 and F16C.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
     /// # Safety
     ///
-    /// The machine must have AVX2.
+    /// The machine must have AVX2 and F16C.
     pub(crate) const unsafe fn new() -> Self {
         Self(())
     }
@@ -38,6 +31,7 @@ impl Simd for Avx2 {
     type F64 = __m256d;
     type Counts32 = __m256i;
     type Counts64 = __m256i;
+    type Codes = __m256i;
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> __m256 {
@@ -82,6 +76,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn max_f32(self, x: __m256, y: __m256) -> __m256 {
         avx2!(_mm256_max_ps(x, y))
+    }
+
+    #[inline(always)]
+    fn min_f32(self, x: __m256, y: __m256) -> __m256 {
+        avx2!(_mm256_min_ps(x, y))
     }
 
     #[inline(always)]
@@ -196,5 +195,181 @@ impl Simd for Avx2 {
         let mut lanes = [0u64; 4];
         avx2!(_mm256_storeu_si256(lanes.as_mut_ptr().cast(), counts));
         lanes.into_iter().sum()
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, codes: &[u8; 32]) -> [__m256; 2] {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let even = _mm256_slli_epi32::<16>(codes);
+            let odd = _mm256_and_si256(codes, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd)]
+        })
+    }
+
+    #[inline(always)]
+    fn load_f16(self, codes: &[u8; 32]) -> [__m256; 2] {
+        avx2!([
+            _mm256_cvtph_ps(_mm_loadu_si128(codes.as_ptr().cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(codes.as_ptr().add(16).cast())),
+        ])
+    }
+
+    #[inline(always)]
+    fn load_f8_e4m3(self, codes: &[u8; 16]) -> [__m256; 2] {
+        avx2!({
+            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
+            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7f));
+            let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+            let sign = _mm256_and_si256(codes, _mm256_set1_epi16(i16::MIN));
+            let half = _mm256_or_si256(_mm256_slli_epi16::<7>(magnitude), sign);
+            // The exponent of a half has a bias of 15, not 7; subnormals come out right, too.
+            let half = _mm256_or_si256(half, nan);
+            let scale = _mm256_set1_ps(256.0);
+            [
+                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
+                _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)), scale),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn load_f8_e5m2(self, codes: &[u8; 16]) -> [__m256; 2] {
+        avx2!({
+            // The upper byte of a half.
+            let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
+            let half = _mm256_slli_epi16::<8>(codes);
+            [
+                _mm256_cvtph_ps(_mm256_castsi256_si128(half)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn no_codes(self) -> CodeCounts<Self> {
+        let zero = avx2!(_mm256_setzero_si256());
+        CodeCounts {
+            farthest: zero,
+            same_code: zero,
+            same_value: zero,
+            flipped: zero,
+        }
+    }
+
+    #[inline(always)]
+    fn compare_codes_16(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let magnitude = _mm256_set1_epi16(i16::MAX);
+            let bias = _mm256_set1_epi16(i16::MIN);
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
+            // The magnitude with the code's sign, in two's complement; 0 for both zeros.
+            let key_a = _mm256_sign_epi16(_mm256_and_si256(a, magnitude), a);
+            let key_b = _mm256_sign_epi16(_mm256_and_si256(b, magnitude), b);
+            let opposite = _mm256_cmpgt_epi16(zero, _mm256_sign_epi16(key_a, key_b));
+            let order_a = _mm256_xor_si256(key_a, bias);
+            let order_b = _mm256_xor_si256(key_b, bias);
+            let distance = _mm256_or_si256(
+                _mm256_subs_epu16(order_a, order_b),
+                _mm256_subs_epu16(order_b, order_a),
+            );
+            counts.farthest = _mm256_max_epu16(counts.farthest, distance);
+            counts.same_code = _mm256_sub_epi16(counts.same_code, _mm256_cmpeq_epi16(a, b));
+            counts.same_value =
+                _mm256_sub_epi16(counts.same_value, _mm256_cmpeq_epi16(key_a, key_b));
+            counts.flipped = _mm256_sub_epi16(counts.flipped, opposite);
+        });
+    }
+
+    #[inline(always)]
+    fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let magnitude = _mm256_set1_epi8(i8::MAX);
+            let bias = _mm256_set1_epi8(i8::MIN);
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
+            let key_a = _mm256_sign_epi8(_mm256_and_si256(a, magnitude), a);
+            let key_b = _mm256_sign_epi8(_mm256_and_si256(b, magnitude), b);
+            let opposite = _mm256_cmpgt_epi8(zero, _mm256_sign_epi8(key_a, key_b));
+            let order_a = _mm256_xor_si256(key_a, bias);
+            let order_b = _mm256_xor_si256(key_b, bias);
+            let distance = _mm256_or_si256(
+                _mm256_subs_epu8(order_a, order_b),
+                _mm256_subs_epu8(order_b, order_a),
+            );
+            counts.farthest = _mm256_max_epu8(counts.farthest, distance);
+            counts.same_code = _mm256_sub_epi8(counts.same_code, _mm256_cmpeq_epi8(a, b));
+            counts.same_value = _mm256_sub_epi8(counts.same_value, _mm256_cmpeq_epi8(key_a, key_b));
+            counts.flipped = _mm256_sub_epi8(counts.flipped, opposite);
+        });
+    }
+
+    #[inline(always)]
+    fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let key = _mm256_and_si256(codes, _mm256_set1_epi16(i16::MAX));
+            let negative_zero = _mm256_cmpeq_epi16(codes, _mm256_set1_epi16(i16::MIN));
+            let smallest_normal = _mm256_set1_epi16(of.smallest_normal as i16);
+            let largest_finite = _mm256_set1_epi16(of.largest_finite as i16);
+            let tiny = _mm256_cmpgt_epi16(smallest_normal, key);
+            let saturated = _mm256_cmpeq_epi16(key, largest_finite);
+            counts.zero = _mm256_sub_epi16(counts.zero, _mm256_cmpeq_epi16(key, zero));
+            counts.signed = _mm256_sub_epi16(counts.signed, _mm256_cmpgt_epi16(zero, codes));
+            counts.negative_zero = _mm256_sub_epi16(counts.negative_zero, negative_zero);
+            counts.tiny = _mm256_sub_epi16(counts.tiny, tiny);
+            counts.saturated = _mm256_sub_epi16(counts.saturated, saturated);
+        });
+    }
+
+    #[inline(always)]
+    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let key = _mm256_and_si256(codes, _mm256_set1_epi8(i8::MAX));
+            let negative_zero = _mm256_cmpeq_epi8(codes, _mm256_set1_epi8(i8::MIN));
+            let smallest_normal = _mm256_set1_epi8(of.smallest_normal as i8);
+            let largest_finite = _mm256_set1_epi8(of.largest_finite as i8);
+            let tiny = _mm256_cmpgt_epi8(smallest_normal, key);
+            let saturated = _mm256_cmpeq_epi8(key, largest_finite);
+            counts.zero = _mm256_sub_epi8(counts.zero, _mm256_cmpeq_epi8(key, zero));
+            counts.signed = _mm256_sub_epi8(counts.signed, _mm256_cmpgt_epi8(zero, codes));
+            counts.negative_zero = _mm256_sub_epi8(counts.negative_zero, negative_zero);
+            counts.tiny = _mm256_sub_epi8(counts.tiny, tiny);
+            counts.saturated = _mm256_sub_epi8(counts.saturated, saturated);
+        });
+    }
+
+    #[inline(always)]
+    fn no_classes(self) -> CodeClasses<Self> {
+        let zero = avx2!(_mm256_setzero_si256());
+        CodeClasses {
+            zero,
+            signed: zero,
+            negative_zero: zero,
+            tiny: zero,
+            saturated: zero,
+        }
+    }
+
+    #[inline(always)]
+    fn reduce_16(self, lanes: __m256i) -> (u64, u64) {
+        let mut array = [0u16; 16];
+        avx2!(_mm256_storeu_si256(array.as_mut_ptr().cast(), lanes));
+        let largest = array.into_iter().max().unwrap_or(0);
+        (u64::from(largest), array.into_iter().map(u64::from).sum())
+    }
+
+    #[inline(always)]
+    fn reduce_8(self, lanes: __m256i) -> (u64, u64) {
+        let mut array = [0u8; 32];
+        avx2!(_mm256_storeu_si256(array.as_mut_ptr().cast(), lanes));
+        let largest = array.into_iter().max().unwrap_or(0);
+        (u64::from(largest), array.into_iter().map(u64::from).sum())
     }
 }

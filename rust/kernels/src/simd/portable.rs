@@ -1,6 +1,7 @@
 //! Lanes as arrays, for the compiler to make of them what the target has.
 
-use super::Simd;
+use super::{Classes, CodeClasses, CodeCounts, Simd};
+use crate::decode::{f8_e4m3, f8_e5m2, f16};
 
 /// Needs nothing.
 #[derive(Clone, Copy)]
@@ -30,6 +31,7 @@ impl Simd for Portable {
     type F64 = [f64; 4];
     type Counts32 = [u32; 8];
     type Counts64 = [u64; 4];
+    type Codes = [u16; 32];
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> [f32; 8] {
@@ -72,6 +74,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn max_f32(self, x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
         lanes!(x, y => if x > y { x } else { y })
+    }
+
+    #[inline(always)]
+    fn min_f32(self, x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
+        lanes!(x, y => if x < y { x } else { y })
     }
 
     #[inline(always)]
@@ -171,4 +178,150 @@ impl Simd for Portable {
     fn sum_counts64(self, counts: [u64; 4]) -> u64 {
         counts.into_iter().sum()
     }
+
+    #[inline(always)]
+    fn load_bf16(self, codes: &[u8; 32]) -> [[f32; 8]; 2] {
+        let mut words = [0u32; 8];
+        for (word, bytes) in words.iter_mut().zip(codes.as_chunks().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        let (mut even, mut odd) = ([0.0; 8], [0.0; 8]);
+        for lane in 0..8 {
+            even[lane] = f32::from_bits(words[lane] << 16);
+            odd[lane] = f32::from_bits(words[lane] & 0xffff_0000);
+        }
+        [even, odd]
+    }
+
+    #[inline(always)]
+    fn load_f16(self, codes: &[u8; 32]) -> [[f32; 8]; 2] {
+        let mut halves = [0u16; 16];
+        for (half, bytes) in halves.iter_mut().zip(codes.as_chunks().0) {
+            *half = u16::from_le_bytes(*bytes);
+        }
+        let (mut low, mut high) = ([0.0; 8], [0.0; 8]);
+        for lane in 0..8 {
+            low[lane] = f16(halves[lane]);
+            high[lane] = f16(halves[8 + lane]);
+        }
+        [low, high]
+    }
+
+    #[inline(always)]
+    fn load_f8_e4m3(self, codes: &[u8; 16]) -> [[f32; 8]; 2] {
+        let (mut low, mut high) = ([0.0; 8], [0.0; 8]);
+        for lane in 0..8 {
+            low[lane] = f8_e4m3(codes[lane]);
+            high[lane] = f8_e4m3(codes[8 + lane]);
+        }
+        [low, high]
+    }
+
+    #[inline(always)]
+    fn load_f8_e5m2(self, codes: &[u8; 16]) -> [[f32; 8]; 2] {
+        let (mut low, mut high) = ([0.0; 8], [0.0; 8]);
+        for lane in 0..8 {
+            low[lane] = f8_e5m2(codes[lane]);
+            high[lane] = f8_e5m2(codes[8 + lane]);
+        }
+        [low, high]
+    }
+
+    #[inline(always)]
+    fn no_codes(self) -> CodeCounts<Self> {
+        CodeCounts {
+            farthest: [0; 32],
+            same_code: [0; 32],
+            same_value: [0; 32],
+            flipped: [0; 32],
+        }
+    }
+
+    #[inline(always)]
+    fn compare_codes_16(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        for (lane, (a, b)) in pairs.enumerate() {
+            compare(
+                counts,
+                lane,
+                i16::from_le_bytes(*a),
+                i16::from_le_bytes(*b),
+                i16::MAX,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        for (lane, (a, b)) in a.iter().zip(b).enumerate() {
+            compare(counts, lane, i16::from(*a as i8), i16::from(*b as i8), 0x7f);
+        }
+    }
+
+    #[inline(always)]
+    fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            classify(counts, lane, i16::from_le_bytes(*code), i16::MAX, of);
+        }
+    }
+
+    #[inline(always)]
+    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        for (lane, code) in codes.iter().enumerate() {
+            classify(counts, lane, i16::from(*code as i8), 0x7f, of);
+        }
+    }
+
+    #[inline(always)]
+    fn no_classes(self) -> CodeClasses<Self> {
+        CodeClasses {
+            zero: [0; 32],
+            signed: [0; 32],
+            negative_zero: [0; 32],
+            tiny: [0; 32],
+            saturated: [0; 32],
+        }
+    }
+
+    #[inline(always)]
+    fn reduce_16(self, lanes: [u16; 32]) -> (u64, u64) {
+        let largest = lanes.into_iter().max().unwrap_or(0);
+        (u64::from(largest), lanes.into_iter().map(u64::from).sum())
+    }
+
+    #[inline(always)]
+    fn reduce_8(self, lanes: [u16; 32]) -> (u64, u64) {
+        self.reduce_16(lanes)
+    }
+}
+
+/// Codes with their sign extended; `magnitude` masks the sign out.
+#[inline(always)]
+fn compare(counts: &mut CodeCounts<Portable>, lane: usize, a: i16, b: i16, magnitude: i16) {
+    let key = |code: i16| {
+        let key = i32::from(code & magnitude);
+        if code < 0 { -key } else { key }
+    };
+    let (key_a, key_b) = (key(a), key(b));
+    let distance = key_a.abs_diff(key_b) as u16;
+    counts.farthest[lane] = counts.farthest[lane].max(distance);
+    counts.same_code[lane] += u16::from(a == b);
+    counts.same_value[lane] += u16::from(key_a == key_b);
+    counts.flipped[lane] += u16::from((key_a < 0) & (key_b > 0) | (key_a > 0) & (key_b < 0));
+}
+
+#[inline(always)]
+fn classify(
+    counts: &mut CodeClasses<Portable>,
+    lane: usize,
+    code: i16,
+    magnitude: i16,
+    of: Classes,
+) {
+    let key = (code & magnitude) as u16;
+    counts.zero[lane] += u16::from(key == 0);
+    counts.signed[lane] += u16::from(code < 0);
+    counts.negative_zero[lane] += u16::from((code < 0) & (key == 0));
+    counts.tiny[lane] += u16::from(key < of.smallest_normal);
+    counts.saturated[lane] += u16::from(key == of.largest_finite);
 }

@@ -1,0 +1,109 @@
+//! Runs of narrow values, as passes load them: in groups of 64, a quarter at a time.
+//!
+//! The common types are decoded on the way from the codes into registers; for any other the block
+//! is decoded first, and [`Decoded`] loads the result.
+
+use crate::decode::PADDING;
+use crate::simd::Simd;
+
+/// A run of narrow values whose length is a multiple of [`PADDING`].
+pub(crate) trait NarrowRun: Copy {
+    /// How many groups there are.
+    fn groups(self) -> usize;
+
+    /// Sixteen values of a group, in an order that is the same at every level.
+    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2];
+}
+
+/// Values that were decoded into memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Decoded<'a>(&'a [[f32; PADDING]]);
+
+impl<'a> Decoded<'a> {
+    pub(crate) fn new(values: &'a [f32]) -> Self {
+        Self(values.as_chunks().0)
+    }
+}
+
+impl NarrowRun for Decoded<'_> {
+    #[inline(always)]
+    fn groups(self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
+        let rows = self.0[group].as_chunks::<8>().0;
+        [
+            simd.load_f32(&rows[2 * quarter]),
+            simd.load_f32(&rows[2 * quarter + 1]),
+        ]
+    }
+}
+
+macro_rules! codes {
+    ($name:ident, $bytes:literal, $load:ident, $what:literal) => {
+        #[doc = $what]
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name<'a>(&'a [[u8; PADDING * $bytes]]);
+
+        impl<'a> $name<'a> {
+            pub(crate) fn new(codes: &'a [u8]) -> Self {
+                Self(codes.as_chunks().0)
+            }
+        }
+
+        impl NarrowRun for $name<'_> {
+            #[inline(always)]
+            fn groups(self) -> usize {
+                self.0.len()
+            }
+
+            #[inline(always)]
+            fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
+                simd.$load(&self.0[group].as_chunks().0[quarter])
+            }
+        }
+    };
+}
+
+codes!(Bf16Codes, 2, load_bf16, "Codes of bfloat16.");
+codes!(F16Codes, 2, load_f16, "Codes of IEEE half precision.");
+codes!(
+    E4m3Codes,
+    1,
+    load_f8_e4m3,
+    "Codes of the 8-bit float with 4 bits of exponent."
+);
+codes!(
+    E5m2Codes,
+    1,
+    load_f8_e5m2,
+    "Codes of the 8-bit float with 5 bits of exponent."
+);
+
+/// `$body` with `$new` bound to what makes a run of the codes of `$dtype`, which is one of those
+/// that [`Level::loads_codes`](crate::Level).
+macro_rules! with_codes {
+    ($dtype:expr, $new:ident => $body:expr) => {
+        match $dtype {
+            DType::BF16 => {
+                let $new = $crate::runs::Bf16Codes::new;
+                $body
+            }
+            DType::F16 => {
+                let $new = $crate::runs::F16Codes::new;
+                $body
+            }
+            DType::F8E4M3 => {
+                let $new = $crate::runs::E4m3Codes::new;
+                $body
+            }
+            _ => {
+                let $new = $crate::runs::E5m2Codes::new;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_codes;

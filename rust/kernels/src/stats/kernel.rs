@@ -1,0 +1,383 @@
+//! Cuts runs of bytes into blocks and reduces each: in one narrow pass where that will do, in wide
+//! passes where not, without what is not finite.
+
+use std::sync::Arc;
+
+use super::passes::{ClassifyCodes, NarrowPass, NarrowSums, Pivot, PowersPass, Survey, SurveyPass};
+use super::{Moments, StatsOptions, StatsPartial};
+use crate::BLOCK;
+use crate::decode::{Aligned, DecodeNarrow, DecodeWide, Widen, integer_at, unpack};
+use crate::dtype::{DType, Domain};
+use crate::level::Level;
+use crate::number::{Extreme, Number};
+use crate::runs::with_codes;
+use crate::scaled::{Scaled, exponent_of, scale};
+use crate::simd::Classes;
+
+/// Reduces runs of bytes. Holds scratch blocks, so make one per thread.
+pub struct StatsKernel {
+    level: Level,
+    options: Arc<StatsOptions>,
+    scratch: Box<Scratch>,
+}
+
+struct Scratch {
+    narrow: Aligned<f32>,
+    wide: Aligned<f64>,
+    unpacked: [u8; BLOCK],
+}
+
+/// Between these magnitudes fourth powers are safe in `f64`.
+const SAFE: (f64, f64) = (1e-70, 1e70);
+
+impl StatsKernel {
+    /// A kernel for `options`, compiled for `level`.
+    pub fn new(level: Level, options: Arc<StatsOptions>) -> Self {
+        Self {
+            level,
+            options,
+            scratch: Box::new(Scratch {
+                narrow: Aligned([0.0; BLOCK]),
+                wide: Aligned([0.0; BLOCK]),
+                unpacked: [0; BLOCK],
+            }),
+        }
+    }
+
+    /// Fold `elements` elements, given as raw bytes, into `partial`.
+    ///
+    /// `first` is the flat index of the first element in its tensor. Runs should be cut at
+    /// multiples of [`BLOCK`].
+    ///
+    /// # Panics
+    ///
+    /// Where there are fewer bytes than the elements need.
+    pub fn accumulate(
+        &mut self,
+        dtype: DType,
+        bytes: &[u8],
+        elements: usize,
+        first: u64,
+        partial: &mut StatsPartial,
+    ) {
+        let components = dtype.components();
+        let step = BLOCK / components;
+        let bits = dtype.bits() as usize;
+        if self.options.histogram {
+            partial.histogram.get_or_insert_default();
+        }
+        let mut start = 0;
+        while start < elements {
+            let count = step.min(elements - start);
+            let raw = &bytes[start * bits / 8..((start + count) * bits).div_ceil(8)];
+            self.reduce(
+                dtype,
+                raw,
+                count,
+                (first + start as u64) * components as u64,
+                partial,
+            );
+            start += count;
+        }
+    }
+
+    fn reduce(
+        &mut self,
+        dtype: DType,
+        raw: &[u8],
+        elements: usize,
+        first: u64,
+        partial: &mut StatsPartial,
+    ) {
+        let floats = elements * dtype.components();
+        let Scratch {
+            narrow,
+            wide,
+            unpacked,
+        } = &mut *self.scratch;
+        let codes = if dtype.bits() < 8 {
+            unpack(dtype, raw, &mut unpacked[..elements]);
+            &unpacked[..elements]
+        } else {
+            raw
+        };
+        let mut block = Block {
+            level: self.level,
+            dtype,
+            codes,
+            narrow: &mut narrow.0[..floats],
+            values: &mut wide.0[..floats],
+            first,
+            partial,
+        };
+        if block.reduce_codes() {
+            return;
+        }
+        block.decode();
+        let survey = block.survey();
+        if dtype.domain() == Domain::Integer {
+            block.reduce_integers(&survey);
+        } else if survey.absolute.is_finite() {
+            block.reduce_finite(&survey, None);
+        } else {
+            block.reduce_with_nonfinite();
+        }
+    }
+}
+
+struct Block<'a> {
+    level: Level,
+    dtype: DType,
+    codes: &'a [u8],
+    narrow: &'a mut [f32],
+    values: &'a mut [f64],
+    /// The flat index of the first float.
+    first: u64,
+    partial: &'a mut StatsPartial,
+}
+
+impl Block<'_> {
+    /// Decode the codes into the values.
+    fn decode(&mut self) {
+        let dtype = self.dtype;
+        match dtype.domain() {
+            Domain::Narrow => {
+                self.level.run(DecodeNarrow {
+                    dtype,
+                    codes: self.codes,
+                    out: &mut *self.narrow,
+                });
+                self.level.run(Widen {
+                    narrow: &*self.narrow,
+                    out: &mut *self.values,
+                });
+            }
+            Domain::Wide => self.level.run(DecodeWide {
+                dtype,
+                codes: self.codes,
+                out: &mut *self.values,
+            }),
+            Domain::Integer => {
+                for (index, value) in self.values.iter_mut().enumerate() {
+                    *value = integer_at(dtype, self.codes, index) as f64;
+                }
+            }
+        }
+    }
+
+    /// Reduce a whole block of narrow floats from its codes, if it is harmless. A shorter one is
+    /// not worth it: a fourth power has up to 32 bits, and it takes many for the roundings of
+    /// their sum to cancel.
+    fn reduce_codes(&mut self) -> bool {
+        let count = self.values.len();
+        let (Some(format), true) = (self.dtype.float_format(), count == BLOCK) else {
+            return false;
+        };
+        if !narrow_float(self.dtype) || self.partial.histogram.is_some() {
+            return false;
+        }
+        let (pivot, sums) = with_codes!(self.dtype, run => {
+            let run = run(self.codes);
+            let pivot = self.level.run(Pivot(run));
+            (pivot, self.level.run(NarrowPass { run, pivot }))
+        });
+        if !sums.harmless(count) {
+            return false;
+        }
+        let [zeros, negatives, subnormals, saturated] = self.level.run(ClassifyCodes {
+            bytes: (self.dtype.bits() / 8) as usize,
+            codes: self.codes,
+            classes: Classes {
+                smallest_normal: 1 << format.mantissa_bits,
+                largest_finite: format.largest_finite_code() as u16,
+            },
+        });
+        self.partial.zeros += zeros;
+        self.partial.negatives += negatives;
+        self.partial.subnormals += subnormals;
+        self.partial.saturated += saturated;
+        let NarrowSums {
+            absolute,
+            min,
+            max,
+            powers,
+        } = sums;
+        let largest = max.max(-min);
+        if Number::float(largest).exceeds(self.partial.abs_max.magnitude) {
+            self.decode();
+            self.record(largest, None);
+        }
+        // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
+        self.extend_range(Number::float(min + 0.0), Number::float(max + 0.0));
+        let moments = Moments::from_powers(count as u64, 0, f64::from(pivot), powers);
+        self.partial.moments.merge(&moments);
+        self.partial.absolute.merge(absolute.into());
+        true
+    }
+
+    /// Note where the largest magnitude stands. `positions` gives the index in the block of each
+    /// value where some of the block's were left out.
+    fn record(&mut self, largest: f64, positions: Option<&[u64]>) {
+        let position = self.values.iter().position(|x| x.abs() == largest);
+        if let Some(position) = position {
+            let position = positions.map_or(position as u64, |positions| positions[position]);
+            self.partial.abs_max = Extreme {
+                magnitude: Number::float(largest),
+                index: self.first + position,
+            };
+        }
+    }
+
+    fn survey(&self) -> Survey {
+        self.level.run(SurveyPass {
+            values: self.values,
+            smallest_normal: self.dtype.smallest_normal(),
+            saturation: self.dtype.saturation().unwrap_or((f64::NAN, f64::NAN)),
+        })
+    }
+
+    /// All values finite; `positions` gives the index in the block of each value where some of
+    /// the block's were left out.
+    fn reduce_finite(&mut self, survey: &Survey, positions: Option<&[u64]>) {
+        self.count(survey);
+        let largest = survey.max.max(-survey.min);
+        if self.values.is_empty() {
+            return;
+        }
+        // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
+        self.extend_range(
+            Number::float(survey.min + 0.0),
+            Number::float(survey.max + 0.0),
+        );
+        if Number::float(largest).exceeds(self.partial.abs_max.magnitude) {
+            self.record(largest, positions);
+        }
+        if let Some(histogram) = &mut self.partial.histogram {
+            for value in &*self.values {
+                histogram.add(value.abs());
+            }
+        }
+        self.add_moments(survey, largest);
+    }
+
+    fn count(&mut self, survey: &Survey) {
+        self.partial.zeros += survey.zeros;
+        self.partial.negatives += survey.negatives;
+        self.partial.subnormals += survey.subnormals;
+        self.partial.saturated += survey.saturated;
+    }
+
+    fn extend_range(&mut self, min: Number, max: Number) {
+        let partial = &mut *self.partial;
+        if partial.min.is_nan() || partial.min.exceeds(min) {
+            partial.min = min;
+        }
+        if max.exceeds(partial.max) {
+            partial.max = max;
+        }
+    }
+
+    /// Fold the moments and the sum of magnitudes. Leaves the values scaled.
+    fn add_moments(&mut self, survey: &Survey, largest: f64) {
+        let count = self.values.len() as u64;
+        let safe = largest == 0.0 || (SAFE.0..=SAFE.1).contains(&largest);
+        let (exponent, sum, absolute, min, max) = if safe {
+            (0, survey.sum, survey.absolute, survey.min, survey.max)
+        } else {
+            let exponent = exponent_of(largest);
+            for value in &mut *self.values {
+                *value = scale(*value, -exponent);
+            }
+            let scaled = self.survey();
+            (
+                exponent,
+                scaled.sum,
+                scaled.absolute,
+                scaled.min,
+                scaled.max,
+            )
+        };
+        // The mean as rounded lies within the range only if it is put there; in a constant block
+        // the deviations are then exactly zero.
+        let pivot = (sum / count as f64).clamp(min, max);
+        let powers = self.level.run(PowersPass {
+            values: self.values,
+            pivot,
+        });
+        let moments = Moments::from_powers(count, exponent, pivot, powers);
+        self.partial.moments.merge(&moments);
+        self.partial.absolute.merge(Scaled::new(absolute, exponent));
+    }
+
+    /// Count what is not finite, then reduce the rest, which keeps its order.
+    fn reduce_with_nonfinite(&mut self) {
+        let mut positions = [0u64; BLOCK];
+        let mut kept = 0;
+        let mut all_finite = true;
+        for index in 0..self.values.len() {
+            let value = self.values[index];
+            if value.is_finite() {
+                self.values[kept] = value;
+                positions[kept] = index as u64;
+                kept += 1;
+                continue;
+            }
+            all_finite = false;
+            if value.is_nan() {
+                self.partial.nan += 1;
+            } else if value > 0.0 {
+                self.partial.positive_infinities += 1;
+            } else {
+                self.partial.negative_infinities += 1;
+            }
+        }
+        let mut rest = Block {
+            level: self.level,
+            dtype: self.dtype,
+            codes: self.codes,
+            narrow: &mut *self.narrow,
+            values: &mut self.values[..kept],
+            first: self.first,
+            partial: &mut *self.partial,
+        };
+        let survey = rest.survey();
+        // A sum of finite values can still overflow; the moments scale it down again.
+        rest.reduce_finite(&survey, (!all_finite).then_some(&positions[..kept]));
+    }
+
+    /// 64-bit integers: sums from the nearest floats, extremes and counts from the integers.
+    fn reduce_integers(&mut self, survey: &Survey) {
+        let (lowest, highest) = match self.dtype {
+            DType::I64 => (i128::from(i64::MIN), i128::from(i64::MAX)),
+            _ => (-1, i128::from(u64::MAX)),
+        };
+        self.partial.zeros += survey.zeros;
+        self.partial.negatives += survey.negatives;
+        let count = self.values.len();
+        for index in 0..count {
+            let value = integer_at(self.dtype, self.codes, index);
+            self.partial.saturated += u64::from(value == lowest || value == highest);
+            let number = Number::integer(value);
+            self.extend_range(number, number);
+            let magnitude = Number::integer(value.abs());
+            if magnitude.exceeds(self.partial.abs_max.magnitude) {
+                self.partial.abs_max = Extreme {
+                    magnitude,
+                    index: self.first + index as u64,
+                };
+            }
+            if let Some(histogram) = &mut self.partial.histogram {
+                histogram.add_integer(value.unsigned_abs());
+            }
+        }
+        self.add_moments(survey, survey.max.max(-survey.min));
+    }
+}
+
+/// The floats whose codes passes load.
+const fn narrow_float(dtype: DType) -> bool {
+    matches!(
+        dtype,
+        DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2
+    )
+}
