@@ -10,7 +10,7 @@
 
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::runs::NarrowRun;
+use crate::runs::{NarrowRun, WideRun};
 use crate::simd::Simd;
 
 /// Sums of one block of pairs: `d = b - a`.
@@ -239,9 +239,9 @@ pub(crate) struct CodeComparison {
     pub(crate) sign_flips: u64,
 }
 
-/// Compare sign-magnitude codes of 8 or 16 bits; both sides are a multiple of 32 bytes long.
+/// Compare sign-magnitude codes of 8, 16 or 32 bits; both sides are a multiple of 32 bytes long.
 pub(crate) struct CompareCodes<'a> {
-    /// Bytes per code: 1 or 2.
+    /// Bytes per code: 1, 2 or 4.
     pub(crate) bytes: usize,
     pub(crate) a: &'a [u8],
     pub(crate) b: &'a [u8],
@@ -254,22 +254,15 @@ impl Pass for CompareCodes<'_> {
     fn run<S: Simd>(self, simd: S) -> CodeComparison {
         let pairs = self.a.as_chunks().0.iter().zip(self.b.as_chunks().0);
         let mut counts = simd.no_codes();
-        let wide = self.bytes == 2;
-        if wide {
-            for (a, b) in pairs {
-                simd.compare_codes_16(&mut counts, a, b);
-            }
-        } else {
-            for (a, b) in pairs {
-                simd.compare_codes_8(&mut counts, a, b);
-            }
+        match self.bytes {
+            1 => pairs.for_each(|(a, b)| simd.compare_codes_8(&mut counts, a, b)),
+            2 => pairs.for_each(|(a, b)| simd.compare_codes_16(&mut counts, a, b)),
+            _ => pairs.for_each(|(a, b)| simd.compare_codes_32(&mut counts, a, b)),
         }
-        let reduce = |lanes| {
-            if wide {
-                simd.reduce_16(lanes)
-            } else {
-                simd.reduce_8(lanes)
-            }
+        let reduce = |lanes| match self.bytes {
+            1 => simd.reduce_8(lanes),
+            2 => simd.reduce_16(lanes),
+            _ => simd.reduce_32(lanes),
         };
         let codes = (self.a.len().min(self.b.len()) / self.bytes) as u64;
         CodeComparison {
@@ -281,63 +274,38 @@ impl Pass for CompareCodes<'_> {
     }
 }
 
-/// Sums over wide pairs; lengths are equal and multiples of [`PADDING`].
-pub(crate) struct DiffWide<'a> {
-    pub(crate) a: &'a [f64],
-    pub(crate) b: &'a [f64],
+/// Sums over wide pairs; both runs are of the same length. Counts are left to [`CompareCodes`] or
+/// [`CountWide`].
+pub(crate) struct DiffWide<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
 }
 
-/// Like [`SIGN_SCALE_F32`]: 2^540.
-const SIGN_SCALE_F64: f64 = f64::from_bits((1023 + 540) << 52);
-
-/// Eight wide values.
-#[inline(always)]
-pub(crate) fn load_row<S: Simd>(simd: S, row: &[f64; 8]) -> [S::F64; 2] {
-    let halves = row.as_chunks::<4>().0;
-    [simd.load_f64(&halves[0]), simd.load_f64(&halves[1])]
-}
-
-impl Pass for DiffWide<'_> {
+impl<R: WideRun> Pass for DiffWide<R> {
     type Output = DiffSums;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> DiffSums {
-        let zero = simd.splat_f64(0.0);
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
         let mut difference = Sum::new(simd);
         let mut absolute = Sum::new(simd);
         let mut squares_d = Sum::new(simd);
-        let mut max_abs = zero;
-        let mut unchanged = simd.no_counts64();
-        let rows_a = self.a.as_chunks::<8>().0;
-        let rows_b = self.b.as_chunks::<8>().0;
-        for (a, b) in rows_a.iter().zip(rows_b) {
-            let (a, b) = (load_row(simd, a), load_row(simd, b));
-            let d = rows!(simd.sub_f64(b, a));
-            difference.add(simd, d);
-            squares_d.add(simd, rows!(simd.mul_f64(d, d)));
-            let mut magnitude = d;
-            for row in &mut magnitude {
-                *row = simd.abs_f64(*row);
-                max_abs = simd.max_f64(*row, max_abs);
-                unchanged = simd.count_equal_f64(unchanged, *row, zero);
-            }
-            absolute.add(simd, magnitude);
-        }
-        let scale = simd.splat_f64(SIGN_SCALE_F64);
         let mut squares_a = Sum::new(simd);
         let mut squares_b = Sum::new(simd);
         let mut dot_da = Sum::new(simd);
-        let mut sign_flips = simd.no_counts64();
-        for (a, b) in rows_a.iter().zip(rows_b) {
-            let (a, b) = (load_row(simd, a), load_row(simd, b));
+        let mut max_abs = simd.splat_f64(0.0);
+        for row in 0..rows {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
+            let d = rows!(simd.sub_f64(b, a));
             squares_a.add(simd, rows!(simd.mul_f64(a, a)));
             squares_b.add(simd, rows!(simd.mul_f64(b, b)));
-            let d = rows!(simd.sub_f64(b, a));
             dot_da.add(simd, rows!(simd.mul_f64(d, a)));
-            for (a, b) in a.into_iter().zip(b) {
-                let product = simd.mul_f64(simd.mul_f64(a, scale), simd.mul_f64(b, scale));
-                sign_flips = simd.count_less_f64(sign_flips, product, zero);
-            }
+            squares_d.add(simd, rows!(simd.mul_f64(d, d)));
+            difference.add(simd, d);
+            let magnitude = d.map(|half| simd.abs_f64(half));
+            absolute.add(simd, magnitude);
+            max_abs = simd.max_f64(simd.max_f64(magnitude[0], magnitude[1]), max_abs);
         }
         DiffSums {
             difference: difference.total(simd),
@@ -347,28 +315,60 @@ impl Pass for DiffWide<'_> {
             squares_b: squares_b.total(simd),
             dot_da: dot_da.total(simd),
             max_abs: simd.array_f64(max_abs).into_iter().fold(0.0, f64::max),
-            changed: self.a.len() as u64 - simd.sum_counts64(unchanged),
-            sign_flips: simd.sum_counts64(sign_flips),
+            changed: 0,
+            sign_flips: 0,
         }
     }
 }
 
-/// The largest |b − a| of wide pairs.
-pub(crate) struct MaxAbs<'a> {
-    pub(crate) a: &'a [f64],
-    pub(crate) b: &'a [f64],
+/// How many wide pairs differ in value, and how many in sign.
+pub(crate) struct CountWide<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
 }
 
-impl Pass for MaxAbs<'_> {
+/// Like [`SIGN_SCALE_F32`]: 2^540.
+const SIGN_SCALE_F64: f64 = f64::from_bits((1023 + 540) << 52);
+
+impl<R: WideRun> Pass for CountWide<R> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let zero = simd.splat_f64(0.0);
+        let scale = simd.splat_f64(SIGN_SCALE_F64);
+        let mut unchanged = simd.no_counts64();
+        let mut sign_flips = simd.no_counts64();
+        for row in 0..rows {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
+            for (a, b) in a.into_iter().zip(b) {
+                unchanged = simd.count_equal_f64(unchanged, a, b);
+                let product = simd.mul_f64(simd.mul_f64(a, scale), simd.mul_f64(b, scale));
+                sign_flips = simd.count_less_f64(sign_flips, product, zero);
+            }
+        }
+        let changed = (rows * 8) as u64 - simd.sum_counts64(unchanged);
+        (changed, simd.sum_counts64(sign_flips))
+    }
+}
+
+/// The largest |b − a| of wide pairs.
+pub(crate) struct MaxAbs<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
+}
+
+impl<R: WideRun> Pass for MaxAbs<R> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
+        let Self { a, b } = self;
         let mut max_abs = simd.splat_f64(0.0);
-        let rows_a = self.a.as_chunks::<8>().0;
-        let rows_b = self.b.as_chunks::<8>().0;
-        for (a, b) in rows_a.iter().zip(rows_b) {
-            let (a, b) = (load_row(simd, a), load_row(simd, b));
+        for row in 0..a.rows().min(b.rows()) {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
             for d in rows!(simd.sub_f64(b, a)) {
                 max_abs = simd.max_f64(simd.abs_f64(d), max_abs);
             }
@@ -378,21 +378,20 @@ impl Pass for MaxAbs<'_> {
 }
 
 /// Σ a·b of wide pairs.
-pub(crate) struct Dot<'a> {
-    pub(crate) a: &'a [f64],
-    pub(crate) b: &'a [f64],
+pub(crate) struct Dot<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
 }
 
-impl Pass for Dot<'_> {
+impl<R: WideRun> Pass for Dot<R> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
+        let Self { a, b } = self;
         let mut sum = Sum::new(simd);
-        let rows_a = self.a.as_chunks::<8>().0;
-        let rows_b = self.b.as_chunks::<8>().0;
-        for (a, b) in rows_a.iter().zip(rows_b) {
-            let (a, b) = (load_row(simd, a), load_row(simd, b));
+        for row in 0..a.rows().min(b.rows()) {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
             sum.add(simd, rows!(simd.mul_f64(a, b)));
         }
         sum.total(simd)
@@ -421,16 +420,16 @@ impl<R: NarrowRun> Pass for SquaresNarrow<R> {
 }
 
 /// Σ x² of wide values.
-pub(crate) struct SquaresWide<'a>(pub(crate) &'a [f64]);
+pub(crate) struct SquaresWide<R>(pub(crate) R);
 
-impl Pass for SquaresWide<'_> {
+impl<R: WideRun> Pass for SquaresWide<R> {
     type Output = f64;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
         let mut sum = Sum::new(simd);
-        for row in self.0.as_chunks::<8>().0 {
-            let x = load_row(simd, row);
+        for row in 0..self.0.rows() {
+            let x = self.0.load(simd, row);
             sum.add(simd, rows!(simd.mul_f64(x, x)));
         }
         sum.total(simd)

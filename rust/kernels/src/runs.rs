@@ -1,6 +1,6 @@
-//! Runs of narrow values, as passes load them: in groups of 64, a quarter at a time.
+//! Runs of values, as passes load them: narrow ones in groups of 64, a quarter at a time.
 //!
-//! The common types are decoded on the way from the codes into registers; for any other the block
+//! Wide ones go a row of eight at a time. The common types are decoded on the way from the codes into registers; for any other the block
 //! is decoded first, and [`Decoded`] loads the result.
 
 use crate::decode::PADDING;
@@ -107,3 +107,57 @@ macro_rules! with_codes {
     };
 }
 pub(crate) use with_codes;
+
+/// A run of wide values whose length is a multiple of eight.
+pub(crate) trait WideRun: Copy {
+    /// How many rows of eight there are.
+    fn rows(self) -> usize;
+
+    /// Eight values.
+    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2];
+}
+
+/// Values that were decoded into memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Values<'a>(&'a [[f64; 8]]);
+
+impl<'a> Values<'a> {
+    pub(crate) fn new(values: &'a [f64]) -> Self {
+        Self(values.as_chunks().0)
+    }
+}
+
+impl WideRun for Values<'_> {
+    #[inline(always)]
+    fn rows(self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
+        let halves = self.0[row].as_chunks::<4>().0;
+        [simd.load_f64(&halves[0]), simd.load_f64(&halves[1])]
+    }
+}
+
+/// Codes of `f32`.
+#[derive(Clone, Copy)]
+pub(crate) struct F32Codes<'a>(&'a [[u8; 32]]);
+
+impl<'a> F32Codes<'a> {
+    pub(crate) fn new(codes: &'a [u8]) -> Self {
+        Self(codes.as_chunks().0)
+    }
+}
+
+impl WideRun for F32Codes<'_> {
+    #[inline(always)]
+    fn rows(self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
+        simd.load_f32_codes(&self.0[row])
+    }
+}

@@ -22,7 +22,7 @@ pub(crate) trait Simd: Copy {
     type Counts32: Copy;
     /// Four 64-bit counters.
     type Counts64: Copy;
-    /// Sixteen 16-bit codes or counters, or 32 8-bit ones.
+    /// 32 codes or counters of 8 bits, 16 of 16, or 8 of 32.
     type Codes: Copy;
 
     fn load_f32(self, values: &[f32; 8]) -> Self::F32;
@@ -65,6 +65,9 @@ pub(crate) trait Simd: Copy {
     fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
 
+    /// Eight `f32` codes, as `f64`.
+    fn load_f32_codes(self, codes: &[u8; 32]) -> [Self::F64; 2];
+
     // Sixteen narrow floats, in an order that is the same at every level.
 
     /// The even elements, then the odd ones.
@@ -78,11 +81,17 @@ pub(crate) trait Simd: Copy {
     fn compare_codes_16(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Compare 32 pairs of 8-bit sign-magnitude codes; 255 times at most.
     fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    /// Compare 8 pairs of 32-bit sign-magnitude codes.
+    fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Count among 16 codes of 16 bits; 65535 times at most.
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     /// Count among 32 codes of 8 bits; 255 times at most.
     fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
+    /// Count among 8 codes of 32 bits.
+    fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
+    /// The largest of 32-bit lanes, and their sum.
+    fn reduce_32(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 16-bit lanes, and their sum.
     fn reduce_16(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 8-bit lanes, and their sum.
@@ -106,9 +115,9 @@ pub(crate) struct CodeCounts<S: Simd> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Classes {
     /// The smallest normal one.
-    pub(crate) smallest_normal: u16,
+    pub(crate) smallest_normal: u32,
     /// The largest finite one.
-    pub(crate) largest_finite: u16,
+    pub(crate) largest_finite: u32,
 }
 
 /// What classifying codes finds.

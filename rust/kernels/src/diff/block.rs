@@ -14,10 +14,10 @@ use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
-    CompareCodes, CountNarrow, DiffNarrow, DiffSums, DiffWide, Dot, MaxAbs, Range, Side,
+    CompareCodes, CountNarrow, CountWide, DiffNarrow, DiffSums, DiffWide, Dot, MaxAbs, Range, Side,
     SquaresNarrow, SquaresWide,
 };
-use crate::runs::{Decoded, with_codes};
+use crate::runs::{Decoded, F32Codes, Values, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 
 /// The codes of both sides, scratch for their values, and where they stand in the tensor.
@@ -148,6 +148,9 @@ impl Block<'_> {
             self.narrow();
             let values = Decoded::new(&self.narrow_a[..padded]);
             (self.level.run(SquaresNarrow(values)), Range::NARROW)
+        } else if dtype == DType::F32 && count == padded {
+            let values = F32Codes::new(self.a.bytes);
+            (self.level.run(SquaresWide(values)), Range::WIDE)
         } else {
             let values = &mut self.wide_a[..padded];
             self.level.run(DecodeWide {
@@ -156,7 +159,10 @@ impl Block<'_> {
                 out: &mut values[..count],
             });
             values[count..].fill(0.0);
-            (self.level.run(SquaresWide(values)), Range::WIDE)
+            (
+                self.level.run(SquaresWide(Values::new(values))),
+                Range::WIDE,
+            )
         };
         if !(range.has(squares) || (squares == 0.0 && self.a.all_zero())) {
             return false;
@@ -193,15 +199,7 @@ impl Block<'_> {
             return false;
         }
         if from_codes {
-            let comparison = self.level.run(CompareCodes {
-                bytes: a.code_bytes(),
-                a: a.bytes,
-                b: b.bytes,
-            });
-            sums.changed = comparison.changed;
-            sums.sign_flips = comparison.sign_flips;
-            self.partial.max_ulp = self.partial.max_ulp.max(comparison.max_ulp);
-            self.partial.bits_changed += comparison.bits_changed;
+            self.compare_codes_into(&mut sums);
         } else {
             let (a, b) = self.decoded();
             (sums.changed, sums.sign_flips) = self.level.run(CountNarrow { a, b });
@@ -212,10 +210,8 @@ impl Block<'_> {
         let mut max_abs = 0.0;
         if may_exceed || self.options.wants_each_difference() || needs_dot(&sums) {
             self.narrow_and_widen();
-            max_abs = self.level.run(MaxAbs {
-                a: &self.wide_a[..padded],
-                b: &self.wide_b[..padded],
-            });
+            let (a, b) = self.values();
+            max_abs = self.level.run(MaxAbs { a, b });
         }
         self.fold(&sums, max_abs);
         true
@@ -249,30 +245,74 @@ impl Block<'_> {
     }
 
     fn reduce_wide(&mut self) -> bool {
-        self.widen();
         let padded = self.padded();
-        let (a, b) = (&self.wide_a[..padded], &self.wide_b[..padded]);
-        let sums = self.level.run(DiffWide { a, b });
+        let (a, b) = (self.a, self.b);
+        let both = |dtype| a.dtype == dtype && b.dtype == dtype && self.floats() == padded;
+        let from_codes = both(DType::F32);
+        let mut sums = if from_codes {
+            let (a, b) = (F32Codes::new(a.bytes), F32Codes::new(b.bytes));
+            self.level.run(DiffWide { a, b })
+        } else {
+            self.widen();
+            let (a, b) = self.values();
+            self.level.run(DiffWide { a, b })
+        };
         let all_zero = |side| match side {
-            Side::A => self.a.all_zero(),
-            Side::B => self.b.all_zero(),
+            Side::A => a.all_zero(),
+            Side::B => b.all_zero(),
         };
         if !sums.harmless(Range::WIDE, all_zero) {
+            if from_codes {
+                self.widen();
+            }
             return false;
         }
-        self.fold_codes();
+        if from_codes {
+            self.compare_codes_into(&mut sums);
+            let record = self.partial.max_abs.magnitude.to_f64();
+            if exceeds(sums.max_abs, record)
+                || self.options.wants_each_difference()
+                || needs_dot(&sums)
+            {
+                self.widen();
+            }
+        } else {
+            let (a, b) = self.values();
+            (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
+            self.fold_codes();
+        }
         self.fold(&sums, sums.max_abs);
         true
+    }
+
+    /// Counts of a harmless block whose codes can be compared as sign and magnitude.
+    fn compare_codes_into(&mut self, sums: &mut DiffSums) {
+        let comparison = self.level.run(CompareCodes {
+            bytes: self.a.code_bytes(),
+            a: self.a.bytes,
+            b: self.b.bytes,
+        });
+        sums.changed = comparison.changed;
+        sums.sign_flips = comparison.sign_flips;
+        self.partial.max_ulp = self.partial.max_ulp.max(comparison.max_ulp);
+        self.partial.bits_changed += comparison.bits_changed;
+    }
+
+    /// Both sides as decoded to `f64`.
+    fn values(&self) -> (Values<'_>, Values<'_>) {
+        let padded = self.padded();
+        (
+            Values::new(&self.wide_a[..padded]),
+            Values::new(&self.wide_b[..padded]),
+        )
     }
 
     /// Fold the sums of a harmless block. The wide values must be there where they are needed.
     fn fold(&mut self, sums: &DiffSums, max_abs: f64) {
         let padded = self.padded();
         let dot_ab = if needs_dot(sums) {
-            self.level.run(Dot {
-                a: &self.wide_a[..padded],
-                b: &self.wide_b[..padded],
-            })
+            let (a, b) = self.values();
+            self.level.run(Dot { a, b })
         } else {
             sums.squares_a + sums.dot_da
         };

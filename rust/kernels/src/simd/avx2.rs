@@ -198,6 +198,14 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_f32_codes(self, codes: &[u8; 32]) -> [__m256d; 2] {
+        avx2!([
+            _mm256_cvtps_pd(_mm_loadu_ps(codes.as_ptr().cast())),
+            _mm256_cvtps_pd(_mm_loadu_ps(codes.as_ptr().add(16).cast())),
+        ])
+    }
+
+    #[inline(always)]
     fn load_bf16(self, codes: &[u8; 32]) -> [__m256; 2] {
         avx2!({
             let codes = _mm256_loadu_si256(codes.as_ptr().cast());
@@ -308,6 +316,31 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let magnitude = _mm256_set1_epi32(i32::MAX);
+            let bias = _mm256_set1_epi32(i32::MIN);
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
+            let key_a = _mm256_sign_epi32(_mm256_and_si256(a, magnitude), a);
+            let key_b = _mm256_sign_epi32(_mm256_and_si256(b, magnitude), b);
+            let opposite = _mm256_cmpgt_epi32(zero, _mm256_sign_epi32(key_a, key_b));
+            let order_a = _mm256_xor_si256(key_a, bias);
+            let order_b = _mm256_xor_si256(key_b, bias);
+            let distance = _mm256_sub_epi32(
+                _mm256_max_epu32(order_a, order_b),
+                _mm256_min_epu32(order_a, order_b),
+            );
+            counts.farthest = _mm256_max_epu32(counts.farthest, distance);
+            counts.same_code = _mm256_sub_epi32(counts.same_code, _mm256_cmpeq_epi32(a, b));
+            counts.same_value =
+                _mm256_sub_epi32(counts.same_value, _mm256_cmpeq_epi32(key_a, key_b));
+            counts.flipped = _mm256_sub_epi32(counts.flipped, opposite);
+        });
+    }
+
+    #[inline(always)]
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         avx2!({
             let zero = _mm256_setzero_si256();
@@ -346,6 +379,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let key = _mm256_and_si256(codes, _mm256_set1_epi32(i32::MAX));
+            let negative_zero = _mm256_cmpeq_epi32(codes, _mm256_set1_epi32(i32::MIN));
+            let smallest_normal = _mm256_set1_epi32(of.smallest_normal as i32);
+            let largest_finite = _mm256_set1_epi32(of.largest_finite as i32);
+            let tiny = _mm256_cmpgt_epi32(smallest_normal, key);
+            let saturated = _mm256_cmpeq_epi32(key, largest_finite);
+            counts.zero = _mm256_sub_epi32(counts.zero, _mm256_cmpeq_epi32(key, zero));
+            counts.signed = _mm256_sub_epi32(counts.signed, _mm256_cmpgt_epi32(zero, codes));
+            counts.negative_zero = _mm256_sub_epi32(counts.negative_zero, negative_zero);
+            counts.tiny = _mm256_sub_epi32(counts.tiny, tiny);
+            counts.saturated = _mm256_sub_epi32(counts.saturated, saturated);
+        });
+    }
+
+    #[inline(always)]
     fn no_classes(self) -> CodeClasses<Self> {
         let zero = avx2!(_mm256_setzero_si256());
         CodeClasses {
@@ -355,6 +407,14 @@ impl Simd for Avx2 {
             tiny: zero,
             saturated: zero,
         }
+    }
+
+    #[inline(always)]
+    fn reduce_32(self, lanes: __m256i) -> (u64, u64) {
+        let mut array = [0u32; 8];
+        avx2!(_mm256_storeu_si256(array.as_mut_ptr().cast(), lanes));
+        let largest = array.into_iter().max().unwrap_or(0);
+        (u64::from(largest), array.into_iter().map(u64::from).sum())
     }
 
     #[inline(always)]

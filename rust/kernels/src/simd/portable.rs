@@ -31,7 +31,7 @@ impl Simd for Portable {
     type F64 = [f64; 4];
     type Counts32 = [u32; 8];
     type Counts64 = [u64; 4];
-    type Codes = [u16; 32];
+    type Codes = [u32; 32];
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> [f32; 8] {
@@ -180,6 +180,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn load_f32_codes(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
+        let mut values = [0.0f32; 8];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        self.widen(values)
+    }
+
+    #[inline(always)]
     fn load_bf16(self, codes: &[u8; 32]) -> [[f32; 8]; 2] {
         let mut words = [0u32; 8];
         for (word, bytes) in words.iter_mut().zip(codes.as_chunks().0) {
@@ -244,9 +253,9 @@ impl Simd for Portable {
             compare(
                 counts,
                 lane,
-                i16::from_le_bytes(*a),
-                i16::from_le_bytes(*b),
-                i16::MAX,
+                i32::from(i16::from_le_bytes(*a)),
+                i32::from(i16::from_le_bytes(*b)),
+                i32::from(i16::MAX),
             );
         }
     }
@@ -254,21 +263,38 @@ impl Simd for Portable {
     #[inline(always)]
     fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
         for (lane, (a, b)) in a.iter().zip(b).enumerate() {
-            compare(counts, lane, i16::from(*a as i8), i16::from(*b as i8), 0x7f);
+            compare(counts, lane, i32::from(*a as i8), i32::from(*b as i8), 0x7f);
+        }
+    }
+
+    #[inline(always)]
+    fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        for (lane, (a, b)) in pairs.enumerate() {
+            let (a, b) = (i32::from_le_bytes(*a), i32::from_le_bytes(*b));
+            compare(counts, lane, a, b, i32::MAX);
         }
     }
 
     #[inline(always)]
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         for (lane, code) in codes.as_chunks().0.iter().enumerate() {
-            classify(counts, lane, i16::from_le_bytes(*code), i16::MAX, of);
+            let code = i32::from(i16::from_le_bytes(*code));
+            classify(counts, lane, code, i32::from(i16::MAX), of);
         }
     }
 
     #[inline(always)]
     fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         for (lane, code) in codes.iter().enumerate() {
-            classify(counts, lane, i16::from(*code as i8), 0x7f, of);
+            classify(counts, lane, i32::from(*code as i8), 0x7f, of);
+        }
+    }
+
+    #[inline(always)]
+    fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            classify(counts, lane, i32::from_le_bytes(*code), i32::MAX, of);
         }
     }
 
@@ -284,44 +310,48 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn reduce_16(self, lanes: [u16; 32]) -> (u64, u64) {
+    fn reduce_32(self, lanes: [u32; 32]) -> (u64, u64) {
+        self.reduce_16(lanes)
+    }
+
+    #[inline(always)]
+    fn reduce_16(self, lanes: [u32; 32]) -> (u64, u64) {
         let largest = lanes.into_iter().max().unwrap_or(0);
         (u64::from(largest), lanes.into_iter().map(u64::from).sum())
     }
 
     #[inline(always)]
-    fn reduce_8(self, lanes: [u16; 32]) -> (u64, u64) {
+    fn reduce_8(self, lanes: [u32; 32]) -> (u64, u64) {
         self.reduce_16(lanes)
     }
 }
 
 /// Codes with their sign extended; `magnitude` masks the sign out.
 #[inline(always)]
-fn compare(counts: &mut CodeCounts<Portable>, lane: usize, a: i16, b: i16, magnitude: i16) {
-    let key = |code: i16| {
-        let key = i32::from(code & magnitude);
+fn compare(counts: &mut CodeCounts<Portable>, lane: usize, a: i32, b: i32, magnitude: i32) {
+    let key = |code: i32| {
+        let key = code & magnitude;
         if code < 0 { -key } else { key }
     };
     let (key_a, key_b) = (key(a), key(b));
-    let distance = key_a.abs_diff(key_b) as u16;
-    counts.farthest[lane] = counts.farthest[lane].max(distance);
-    counts.same_code[lane] += u16::from(a == b);
-    counts.same_value[lane] += u16::from(key_a == key_b);
-    counts.flipped[lane] += u16::from((key_a < 0) & (key_b > 0) | (key_a > 0) & (key_b < 0));
+    counts.farthest[lane] = counts.farthest[lane].max(key_a.abs_diff(key_b));
+    counts.same_code[lane] += u32::from(a == b);
+    counts.same_value[lane] += u32::from(key_a == key_b);
+    counts.flipped[lane] += u32::from((key_a < 0) & (key_b > 0) | (key_a > 0) & (key_b < 0));
 }
 
 #[inline(always)]
 fn classify(
     counts: &mut CodeClasses<Portable>,
     lane: usize,
-    code: i16,
-    magnitude: i16,
+    code: i32,
+    magnitude: i32,
     of: Classes,
 ) {
-    let key = (code & magnitude) as u16;
-    counts.zero[lane] += u16::from(key == 0);
-    counts.signed[lane] += u16::from(code < 0);
-    counts.negative_zero[lane] += u16::from((code < 0) & (key == 0));
-    counts.tiny[lane] += u16::from(key < of.smallest_normal);
-    counts.saturated[lane] += u16::from(key == of.largest_finite);
+    let key = (code & magnitude) as u32;
+    counts.zero[lane] += u32::from(key == 0);
+    counts.signed[lane] += u32::from(code < 0);
+    counts.negative_zero[lane] += u32::from((code < 0) & (key == 0));
+    counts.tiny[lane] += u32::from(key < of.smallest_normal);
+    counts.saturated[lane] += u32::from(key == of.largest_finite);
 }

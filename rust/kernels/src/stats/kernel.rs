@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use super::passes::{ClassifyCodes, NarrowPass, NarrowSums, Pivot, PowersPass, Survey, SurveyPass};
+use super::passes::{
+    ClassifyCodes, NARROW_FOURTH_POWERS, NarrowPass, OnePassSums, Pivot, PowersPass, Survey,
+    SurveyPass, WIDE_FOURTH_POWERS, WidePass, WidePivot,
+};
 use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
 use crate::decode::{Aligned, DecodeNarrow, DecodeWide, Widen, integer_at, unpack};
 use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
-use crate::runs::with_codes;
+use crate::runs::{F32Codes, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 use crate::simd::Classes;
 
@@ -165,7 +168,7 @@ impl Block<'_> {
         }
     }
 
-    /// Reduce a whole block of narrow floats from its codes, if it is harmless. A shorter one is
+    /// Reduce a whole block of common floats from its codes, if it is harmless. A shorter one is
     /// not worth it: a fourth power has up to 32 bits, and it takes many for the roundings of
     /// their sum to cancel.
     fn reduce_codes(&mut self) -> bool {
@@ -173,15 +176,27 @@ impl Block<'_> {
         let (Some(format), true) = (self.dtype.float_format(), count == BLOCK) else {
             return false;
         };
-        if !narrow_float(self.dtype) || self.partial.histogram.is_some() {
+        if self.partial.histogram.is_some() {
             return false;
         }
-        let (pivot, sums) = with_codes!(self.dtype, run => {
-            let run = run(self.codes);
-            let pivot = self.level.run(Pivot(run));
-            (pivot, self.level.run(NarrowPass { run, pivot }))
-        });
-        if !sums.harmless(count) {
+        let (pivot, sums, range) = match self.dtype {
+            DType::F32 => {
+                let run = F32Codes::new(self.codes);
+                let pivot = self.level.run(WidePivot(run));
+                let sums = self.level.run(WidePass { run, pivot });
+                (pivot, sums, WIDE_FOURTH_POWERS)
+            }
+            DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
+                with_codes!(self.dtype, run => {
+                    let run = run(self.codes);
+                    let pivot = self.level.run(Pivot(run));
+                    let sums = self.level.run(NarrowPass { run, pivot });
+                    (f64::from(pivot), sums, NARROW_FOURTH_POWERS)
+                })
+            }
+            _ => return false,
+        };
+        if !sums.harmless(count, range) {
             return false;
         }
         let [zeros, negatives, subnormals, saturated] = self.level.run(ClassifyCodes {
@@ -189,14 +204,14 @@ impl Block<'_> {
             codes: self.codes,
             classes: Classes {
                 smallest_normal: 1 << format.mantissa_bits,
-                largest_finite: format.largest_finite_code() as u16,
+                largest_finite: format.largest_finite_code() as u32,
             },
         });
         self.partial.zeros += zeros;
         self.partial.negatives += negatives;
         self.partial.subnormals += subnormals;
         self.partial.saturated += saturated;
-        let NarrowSums {
+        let OnePassSums {
             absolute,
             min,
             max,
@@ -209,7 +224,7 @@ impl Block<'_> {
         }
         // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
         self.extend_range(Number::float(min + 0.0), Number::float(max + 0.0));
-        let moments = Moments::from_powers(count as u64, 0, f64::from(pivot), powers);
+        let moments = Moments::from_powers(count as u64, 0, pivot, powers);
         self.partial.moments.merge(&moments);
         self.partial.absolute.merge(absolute.into());
         true
@@ -372,12 +387,4 @@ impl Block<'_> {
         }
         self.add_moments(survey, survey.max.max(-survey.min));
     }
-}
-
-/// The floats whose codes passes load.
-const fn narrow_float(dtype: DType) -> bool {
-    matches!(
-        dtype,
-        DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2
-    )
 }

@@ -4,10 +4,12 @@
 //! done in one pass, in `f32`, around a pivot guessed from the block's beginning; the sums tell
 //! whether that was good enough, as they do for diffs.
 
+use std::ops::RangeInclusive;
+
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::passes::{ShortSum, Sum, load_row, rows};
-use crate::runs::NarrowRun;
+use crate::passes::{ShortSum, Sum, rows};
+use crate::runs::{NarrowRun, Values, WideRun};
 use crate::simd::{Classes, Simd};
 
 /// What one pass over a block finds.
@@ -39,9 +41,10 @@ impl Pass for SurveyPass<'_> {
         let mut absolute = Sum::new(simd);
         let mut min = simd.splat_f64(f64::INFINITY);
         let mut max = simd.splat_f64(f64::NEG_INFINITY);
-        let (rows, rest) = self.values.as_chunks::<8>();
-        for row in rows {
-            let x = load_row(simd, row);
+        let run = Values::new(self.values);
+        let rest = &self.values[run.rows() * 8..];
+        for row in 0..run.rows() {
+            let x = run.load(simd, row);
             sum.add(simd, x);
             absolute.add(simd, x.map(|half| simd.abs_f64(half)));
             for half in x {
@@ -57,8 +60,8 @@ impl Pass for SurveyPass<'_> {
         let mut negatives = simd.no_counts64();
         let mut tiny = simd.no_counts64();
         let mut saturated = simd.no_counts64();
-        for row in rows {
-            for x in load_row(simd, row) {
+        for row in 0..run.rows() {
+            for x in run.load(simd, row) {
                 zeros = simd.count_equal_f64(zeros, x, zero);
                 negatives = simd.count_less_f64(negatives, x, zero);
                 tiny = simd.count_less_f64(tiny, simd.abs_f64(x), smallest_normal);
@@ -111,9 +114,10 @@ impl Pass for PowersPass<'_> {
     fn run<S: Simd>(self, simd: S) -> [f64; 4] {
         let pivot = simd.splat_f64(self.pivot);
         let mut sums = [Sum::new(simd); 4];
-        let (rows, rest) = self.values.as_chunks::<8>();
-        for row in rows {
-            let c = load_row(simd, row).map(|half| simd.sub_f64(half, pivot));
+        let run = Values::new(self.values);
+        let rest = &self.values[run.rows() * 8..];
+        for row in 0..run.rows() {
+            let c = run.load(simd, row).map(|half| simd.sub_f64(half, pivot));
             let square = c.map(|half| simd.mul_f64(half, half));
             sums[0].add(simd, c);
             sums[1].add(simd, square);
@@ -142,9 +146,9 @@ pub(super) struct NarrowPass<R> {
     pub(super) pivot: f32,
 }
 
-/// What [`NarrowPass`] finds.
+/// What [`NarrowPass`] or [`WidePass`] finds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NarrowSums {
+pub(super) struct OnePassSums {
     pub(super) absolute: f64,
     pub(super) min: f64,
     pub(super) max: f64,
@@ -152,25 +156,29 @@ pub(super) struct NarrowSums {
     pub(super) powers: [f64; 4],
 }
 
-impl NarrowSums {
+/// A fourth power below 2^-149 vanishes in `f32`; a thousand of them are far below 2^-90.
+pub(super) const NARROW_FOURTH_POWERS: RangeInclusive<f64> = 8e-28..=1e37;
+
+/// The same for `f64`, and 2^-900.
+pub(super) const WIDE_FOURTH_POWERS: RangeInclusive<f64> = 1e-270..=1e300;
+
+impl OnePassSums {
     /// Whether every value was finite, no power overflowed or vanished, and the pivot was near
     /// enough to the mean, in standard deviations, for the moments not to cancel.
-    pub(super) fn harmless(&self, count: usize) -> bool {
-        // A fourth power below 2^-149 vanishes; a thousand of them are far below 2^-90.
-        const RANGE: std::ops::RangeInclusive<f64> = 8e-28..=1e37;
+    pub(super) fn harmless(&self, count: usize, range: RangeInclusive<f64>) -> bool {
         let [first, second, _, fourth] = self.powers;
         let constant = self.min == self.max && second == 0.0;
         let shift = first * first / count as f64;
         self.absolute.is_finite()
-            && (constant || RANGE.contains(&fourth) && shift <= 16.0 * (second - shift))
+            && (constant || range.contains(&fourth) && shift <= 16.0 * (second - shift))
     }
 }
 
 impl<R: NarrowRun> Pass for NarrowPass<R> {
-    type Output = NarrowSums;
+    type Output = OnePassSums;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> NarrowSums {
+    fn run<S: Simd>(self, simd: S) -> OnePassSums {
         let pivot = [simd.splat_f32(self.pivot); 2];
         let mut absolute = Sum::new(simd);
         let mut powers = [Sum::new(simd); 4];
@@ -199,7 +207,7 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
                 sum.add_short(simd, short);
             }
         }
-        NarrowSums {
+        OnePassSums {
             absolute: absolute.total(simd),
             min: f64::from(
                 simd.array_f32(min)
@@ -212,6 +220,74 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
                     .fold(f32::NEG_INFINITY, f32::max),
             ),
             powers: powers.map(|sum| sum.total(simd)),
+        }
+    }
+}
+
+/// Sums of wide values and of powers of `x - pivot`; the length is a multiple of eight.
+pub(super) struct WidePass<R> {
+    pub(super) run: R,
+    pub(super) pivot: f64,
+}
+
+impl<R: WideRun> Pass for WidePass<R> {
+    type Output = OnePassSums;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> OnePassSums {
+        let pivot = [simd.splat_f64(self.pivot); 2];
+        let mut absolute = Sum::new(simd);
+        let mut powers = [Sum::new(simd); 4];
+        let mut min = simd.splat_f64(f64::INFINITY);
+        let mut max = simd.splat_f64(f64::NEG_INFINITY);
+        for row in 0..self.run.rows() {
+            let x = self.run.load(simd, row);
+            min = simd.min_f64(simd.min_f64(x[0], x[1]), min);
+            max = simd.max_f64(simd.max_f64(x[0], x[1]), max);
+            absolute.add(simd, x.map(|half| simd.abs_f64(half)));
+            let c = rows!(simd.sub_f64(x, pivot));
+            let square = rows!(simd.mul_f64(c, c));
+            powers[0].add(simd, c);
+            powers[1].add(simd, square);
+            powers[2].add(simd, rows!(simd.mul_f64(square, c)));
+            powers[3].add(simd, rows!(simd.mul_f64(square, square)));
+        }
+        OnePassSums {
+            absolute: absolute.total(simd),
+            min: simd
+                .array_f64(min)
+                .into_iter()
+                .fold(f64::INFINITY, f64::min),
+            max: simd
+                .array_f64(max)
+                .into_iter()
+                .fold(f64::NEG_INFINITY, f64::max),
+            powers: powers.map(|sum| sum.total(simd)),
+        }
+    }
+}
+
+/// Like [`Pivot`], from the first 64 wide values.
+pub(super) struct WidePivot<R>(pub(super) R);
+
+impl<R: WideRun> Pass for WidePivot<R> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut sum = Sum::new(simd);
+        let mut squares = Sum::new(simd);
+        for row in 0..PADDING / 8 {
+            let x = self.0.load(simd, row);
+            sum.add(simd, x);
+            squares.add(simd, rows!(simd.mul_f64(x, x)));
+        }
+        let mean = sum.total(simd) / PADDING as f64;
+        let mean_square = squares.total(simd) / PADDING as f64;
+        if mean * mean * 2.0 > mean_square {
+            mean
+        } else {
+            0.0
         }
     }
 }
@@ -243,10 +319,10 @@ impl<R: NarrowRun> Pass for Pivot<R> {
     }
 }
 
-/// Counts among the codes of sign-magnitude floats of 8 or 16 bits, all finite; their length is a
+/// Counts among the codes of sign-magnitude floats of 8, 16 or 32 bits, all finite; their length is a
 /// multiple of 32 bytes.
 pub(super) struct ClassifyCodes<'a> {
-    /// Bytes per code: 1 or 2.
+    /// Bytes per code: 1, 2 or 4.
     pub(super) bytes: usize,
     pub(super) codes: &'a [u8],
     pub(super) classes: Classes,
@@ -260,21 +336,18 @@ impl Pass for ClassifyCodes<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Counts {
-        let wide = self.bytes == 2;
+        let Self { classes, .. } = self;
+        let rows = self.codes.as_chunks().0.iter();
         let mut counts = simd.no_classes();
-        for codes in self.codes.as_chunks().0 {
-            if wide {
-                simd.classify_codes_16(&mut counts, codes, self.classes);
-            } else {
-                simd.classify_codes_8(&mut counts, codes, self.classes);
-            }
+        match self.bytes {
+            1 => rows.for_each(|codes| simd.classify_codes_8(&mut counts, codes, classes)),
+            2 => rows.for_each(|codes| simd.classify_codes_16(&mut counts, codes, classes)),
+            _ => rows.for_each(|codes| simd.classify_codes_32(&mut counts, codes, classes)),
         }
-        let sum = |lanes| {
-            if wide {
-                simd.reduce_16(lanes).1
-            } else {
-                simd.reduce_8(lanes).1
-            }
+        let sum = |lanes| match self.bytes {
+            1 => simd.reduce_8(lanes).1,
+            2 => simd.reduce_16(lanes).1,
+            _ => simd.reduce_32(lanes).1,
         };
         let zeros = sum(counts.zero);
         [
