@@ -7,6 +7,23 @@ Everything here is a plain value or a frozen class. The public API is
 from collections.abc import Callable, Sequence
 from typing import final
 
+__all__ = [
+    "CheckpointNotFoundError",
+    "CheckpointReadError",
+    "InvalidCheckpointError",
+    "Manifest",
+    "Pairing",
+    "Table",
+    "__version__",
+    "cast_dtype_names",
+    "diff",
+    "diff_column_names",
+    "dtype_names",
+    "isa_levels",
+    "stats",
+    "stats_column_names",
+]
+
 __version__: str
 
 class CheckpointNotFoundError(FileNotFoundError):
@@ -120,10 +137,18 @@ class Table:
         """A numeric column as (numpy typestr, little-endian bytes), any other as a list."""
     def rows(self, start: int, stop: int) -> list[tuple[object, ...]]:
         """Rows [start, stop) in the order of ``column_names``, integers exact."""
+    def json_rows(self, start: int, stop: int) -> str:
+        """Rows [start, stop) as JSON objects joined by ``",\n"``, each with its histogram if any.
+
+        The text is what :mod:`json` writes; a float that is not finite is a string.
+        """
     def histogram(self, row: int) -> tuple[int, list[tuple[int, int]]] | None:
         """(zeros, [(e, n), ...]): n values with 2**e <= |value| < 2**(e + 1)."""
     def merged(self, groups: Sequence[int], names: Sequence[str]) -> Table:
-        """Merge rows into ``len(names)`` groups, ``groups[i]`` being row ``i``'s (-1: in none)."""
+        """Merge rows into ``len(names)`` groups, ``groups[i]`` being row ``i``'s (-1: in none).
+
+        A group of no rows is a row of no elements: counts and norms 0, means NaN, bit-identical.
+        """
 
 def diff(
     pairing: Pairing,
@@ -131,7 +156,7 @@ def diff(
     atol: float = 0.0,
     rtol: float = 0.0,
     cast: str | None = None,
-    thresholds: Sequence[float] = (),
+    thresholds: Sequence[float] | None = None,
     histogram: bool = False,
     threads: int = 0,
     isa: str | None = None,

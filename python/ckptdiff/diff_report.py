@@ -158,11 +158,6 @@ class DiffReport(Report):
         mismatch = self._all_rows.values("nonfinite_mismatch")
         return [index for index, count in enumerate(mismatch) if count]
 
-    @property
-    def has_histograms(self) -> bool:
-        """Whether log2 histograms were kept."""
-        return self._options.histogram
-
     def _by_attention(self) -> Rows:
         mismatch = self._rows.values("nonfinite_mismatch")
         changed = self._rows.values("changed")

@@ -145,24 +145,20 @@ class Report(ABC):
     def total(self) -> Row:
         """Every tensor of the run merged into one row, whose name is ``total``.
 
-        A run of no tensors has a total of 0 ``tensors`` and ``numel``, and None for the rest.
+        A run of no tensors has the total of a tensor without elements: counts and norms are 0,
+        means NaN, and the verdict of a diff is ``bit_identical``.
         """
-        merged = self._total_rows
-        if len(merged):
-            return merged.row(0)
-        nothing = {"name": "total", "tensors": 0, "numel": 0}
-        return Row(merged.positions, [nothing.get(column) for column in merged.positions])
+        return self.total_rows.row(0)
 
     @cached_property
-    def _total_rows(self) -> Rows:
+    def total_rows(self) -> Rows:
+        """The one row that is the total."""
         return self._all_rows.merged_into_one()
 
     def histogram(self, name: str | None = None) -> Histogram | None:
         """The log2 histogram of one row, or of the total; None if none was asked for."""
         if name is None:
-            table, index = self._total_rows.table, 0
-            if not len(table):
-                return None
+            table, index = self.total_rows.table, 0
         else:
             table, index = self._rows.table, self._index_of_name[name]
         return histogram_of(table, index)
@@ -248,11 +244,6 @@ class Report(ABC):
     @abstractmethod
     def nonfinite_rows(self) -> list[int]:
         """Which of the run's rows have a NaN or an infinity that needs attention."""
-
-    @property
-    @abstractmethod
-    def has_histograms(self) -> bool:
-        """Whether log2 histograms were kept."""
 
     @abstractmethod
     def _by_attention(self) -> Rows:

@@ -99,11 +99,11 @@ class Rows:
 
     def enumerated(self) -> Iterator[tuple[int, tuple[object, ...]]]:
         """(index in the table, values) of each row; the core converts 1024 rows at a time."""
-        for start, stop in self._runs():
+        for start, stop in self.runs():
             yield from zip(range(start, stop), self.table.rows(start, stop), strict=True)
 
-    def _runs(self) -> Iterator[tuple[int, int]]:
-        """The order as ranges of neighbouring rows, none longer than a slice."""
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """The order as ranges [start, stop) of neighbouring rows, none longer than a slice."""
         order = self.order
         if isinstance(order, range):
             for start in range(0, len(order), _SLICE):
@@ -215,7 +215,7 @@ class Rows:
         return Rows(self.table.merged(groups, list(numbers)))
 
     def merged_into_one(self) -> Rows:
-        """All rows of this order merged into one, whose name is ``total``; of no rows, no row."""
+        """All rows of this order merged into one, whose name is ``total``."""
         groups = [-1] * len(self.table)
         for index in self.order:
             groups[index] = 0

@@ -68,11 +68,6 @@ class StatsReport(Report):
         columns = [self._all_rows.values(name) for name in ("nan", "pos_inf", "neg_inf")]
         return [index for index, counts in enumerate(zip(*columns, strict=True)) if any(counts)]
 
-    @property
-    def has_histograms(self) -> bool:
-        """Whether log2 histograms were kept."""
-        return self._options.histogram
-
     def _by_attention(self) -> Rows:
         """Those with values that are not finite first, then those with saturated ones."""
         nonfinite = [self._rows.values(name) for name in ("nan", "pos_inf", "neg_inf")]

@@ -12,21 +12,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
-from typing import Any, TextIO
+from typing import TextIO
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.diff_report import DiffReport
 from ckptdiff.naming.rules import Rules
-from ckptdiff.report import Report, Selection, histogram_of
+from ckptdiff.report import Report, Selection
+from ckptdiff.rows import Rows
 from ckptdiff.stats_report import StatsReport
 
 __all__ = ["checkpoint_object", "encode", "write_object", "write_report"]
 
-# Rows that are turned into text before they are written.
-_BATCH = 256
-
 _ENCODER = json.JSONEncoder(allow_nan=False)
+
+
+class Encoded(str):
+    """Text that is JSON already: one value, or several elements of an array with commas between."""
+
+    __slots__ = ()
 
 
 def write_report(report: Report, stream: TextIO) -> None:
@@ -52,6 +55,8 @@ def write_object(members: Iterable[tuple[str, object]], stream: TextIO) -> None:
 
 def encode(value: object) -> str:
     """``value`` as strict JSON; floats that are not finite become strings."""
+    if isinstance(value, Encoded):
+        return value
     try:
         return _ENCODER.encode(value)
     except ValueError:
@@ -70,12 +75,19 @@ def checkpoint_object(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _write_array(values: Iterator[object], stream: TextIO) -> None:
-    """Write the elements a line each, a batch of lines at a time."""
+    """Write the elements a line each; what is encoded already can be several of them."""
     separator = "[\n"
-    while lines := [encode(value) for value in islice(values, _BATCH)]:
-        stream.write(separator + ",\n".join(lines))
+    for value in values:
+        stream.write(separator)
+        stream.write(encode(value))
         separator = ",\n"
     stream.write("[]" if separator == "[\n" else "\n]")
+
+
+def _object(**members: object) -> Encoded:
+    """An object whose values may be encoded already."""
+    pairs = (f"{_ENCODER.encode(key)}: {encode(value)}" for key, value in members.items())
+    return Encoded(f"{{{', '.join(pairs)}}}")
 
 
 def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
@@ -100,17 +112,17 @@ def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
     )
     yield (
         "summary",
-        {
-            "verdicts": report.verdicts,
-            "only_in_a": len(report.only_in_a),
-            "only_in_b": len(report.only_in_b),
-            "shape_mismatch": len(report.shape_mismatch),
-            "coverage": {side: part.as_dict() for side, part in report.coverage.items()},
-            "not_compared": [item._asdict() for item in report.excluded],
-            "total": _total(report),
-        },
+        _object(
+            verdicts=report.verdicts,
+            only_in_a=len(report.only_in_a),
+            only_in_b=len(report.only_in_b),
+            shape_mismatch=len(report.shape_mismatch),
+            coverage={side: part.as_dict() for side, part in report.coverage.items()},
+            not_compared=[item._asdict() for item in report.excluded],
+            total=_total(report),
+        ),
     )
-    yield _rows_key(report), _row_objects(report)
+    yield _rows_key(report), _row_batches(report.rows)
     for key, tensors in (("only_in_a", report.only_in_a), ("only_in_b", report.only_in_b)):
         yield (
             key,
@@ -149,13 +161,13 @@ def _stats_members(report: StatsReport) -> Iterator[tuple[str, object]]:
     )
     yield (
         "summary",
-        {
-            "coverage": {"a": report.coverage.as_dict()},
-            "not_compared": [item._asdict() for item in report.excluded],
-            "total": _total(report),
-        },
+        _object(
+            coverage={"a": report.coverage.as_dict()},
+            not_compared=[item._asdict() for item in report.excluded],
+            total=_total(report),
+        ),
     )
-    yield _rows_key(report), _row_objects(report)
+    yield _rows_key(report), _row_batches(report.rows)
 
 
 def _rules_object(rules: Rules) -> dict[str, object]:
@@ -175,31 +187,14 @@ def _rows_key(report: Report) -> str:
     return "tensors" if report.selection.by == "tensor" else "groups"
 
 
-def _row_objects(report: Report) -> Iterator[dict[str, Any]]:
-    names = report.column_names
-    table = report.rows.table
-    rows = report.rows.enumerated()
-    if not report.has_histograms:
-        # plain code for plain rows: there can be hundreds of thousands of them
-        for _, values in rows:
-            yield dict(zip(names, values))  # noqa: B905 - strict takes time, and both are the core's
-        return
-    for index, values in rows:
-        histogram = histogram_of(table, index)
-        assert histogram is not None
-        yield {**dict(zip(names, values, strict=True)), "histogram": _histogram_object(histogram)}
+def _total(report: Report) -> Encoded:
+    # from where the rows are, so that a number has the same digits here and there
+    return next(_row_batches(report.total_rows))
 
 
-def _total(report: Report) -> dict[str, Any]:
-    total = dict(report.total)
-    histogram = report.histogram()
-    if histogram is not None:
-        total["histogram"] = _histogram_object(histogram)
-    return total
-
-
-def _histogram_object(histogram: Any) -> dict[str, object]:
-    return {"zeros": histogram.zeros, "log2": list(histogram.log2.items())}
+def _row_batches(rows: Rows) -> Iterator[Encoded]:
+    for start, stop in rows.runs():
+        yield Encoded(rows.table.json_rows(start, stop))
 
 
 def _strict(value: object) -> object:

@@ -94,7 +94,6 @@ impl Source for MemorySource {
 pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult<Manifest> {
     let owner = Arc::new(owner);
     let mut builder = ManifestBuilder::default();
-    builder.reserve(tensors.len());
     for (name, dtype, shape, strides, address) in tensors {
         let known = DType::from_name(&dtype)
             .map_err(|error| PyValueError::new_err(format!("tensor {name:?}: {error}")))?;
@@ -131,7 +130,7 @@ pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult
             offset: 0,
             length: bytes,
         };
-        builder.add(&name, &dtype, &shape, &[span]);
+        builder.add(&name, &dtype, &shape, [span]);
     }
     builder
         .build()

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ckptdiff_engine as engine;
+use ckptdiff_engine::{self as engine, Names};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -12,8 +12,8 @@ use crate::manifest::Manifest;
 pub(crate) struct Pairing {
     pub(crate) a: Arc<engine::Manifest>,
     pub(crate) b: Arc<engine::Manifest>,
-    pub(crate) names_b: Option<Vec<Option<String>>>,
-    pub(crate) inner: engine::Pairing,
+    pub(crate) names_b: Names,
+    pub(crate) inner: Arc<engine::Pairing>,
 }
 
 #[pymethods]
@@ -37,13 +37,14 @@ impl Pairing {
                 )));
             }
         }
-        let inner = engine::pair(&a.inner, &b.inner, names_a.as_deref(), names_b.as_deref())
+        let (names_a, names_b) = (names_a.map(Arc::from), names_b.map(Arc::from));
+        let inner = engine::pair(&a.inner, &b.inner, &names_a, &names_b)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self {
             a: Arc::clone(&a.inner),
             b: Arc::clone(&b.inner),
             names_b,
-            inner,
+            inner: Arc::new(inner),
         })
     }
 

@@ -1,5 +1,6 @@
 //! `diff` and `stats`: run the engine without the GIL, while this thread looks after signals.
 
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ const POLL: Duration = Duration::from_millis(40);
 
 #[pyfunction]
 #[pyo3(signature = (
-    pairing, *, atol = 0.0, rtol = 0.0, cast = None, thresholds = Vec::new(), histogram = false,
+    pairing, *, atol = 0.0, rtol = 0.0, cast = None, thresholds = None, histogram = false,
     threads = 0, isa = None, on_progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments.
@@ -28,7 +29,7 @@ pub(crate) fn diff(
     atol: f64,
     rtol: f64,
     cast: Option<&str>,
-    thresholds: Vec<f64>,
+    thresholds: Option<Vec<f64>>,
     histogram: bool,
     threads: usize,
     isa: Option<&str>,
@@ -39,7 +40,7 @@ pub(crate) fn diff(
         atol,
         rtol,
         cast,
-        thresholds,
+        thresholds: thresholds.unwrap_or_default(),
         histogram,
     };
     let run = DiffRun {
@@ -54,16 +55,14 @@ pub(crate) fn diff(
     let partials = watch(python, total, on_progress, |control| {
         engine::diff(&run, control)
     })?;
-    let table = python.detach(|| {
-        DiffTable::new(
-            &pairing.a,
-            &pairing.b,
-            &pairing.inner.pairs,
-            pairing.names_b.as_deref(),
-            partials,
-            options,
-        )
-    });
+    let table = DiffTable::new(
+        Arc::clone(&pairing.a),
+        Arc::clone(&pairing.b),
+        Arc::clone(&pairing.inner),
+        pairing.names_b.clone(),
+        partials,
+        options,
+    );
     Ok(Table(Rows::Diff(table)))
 }
 
@@ -83,10 +82,9 @@ pub(crate) fn stats(
     isa: Option<&str>,
     on_progress: Option<Py<PyAny>>,
 ) -> PyResult<Table> {
-    let manifest = &*manifest.inner;
     let tensors: Vec<u32> = match &names {
-        None => (0..manifest.len() as u32).collect(),
-        Some(names) if names.len() == manifest.len() => (0u32..)
+        None => (0..manifest.inner.len() as u32).collect(),
+        Some(names) if names.len() == manifest.inner.len() => (0u32..)
             .zip(names)
             .filter_map(|(index, name)| name.is_some().then_some(index))
             .collect(),
@@ -94,16 +92,16 @@ pub(crate) fn stats(
             return Err(PyValueError::new_err(format!(
                 "names has {} names for {} tensors",
                 names.len(),
-                manifest.len()
+                manifest.inner.len()
             )));
         }
     };
     let total = tensors
         .iter()
-        .map(|index| manifest.tensor(*index as usize).bytes())
+        .map(|index| manifest.inner.tensor(*index as usize).bytes())
         .sum();
     let run = StatsRun {
-        manifest,
+        manifest: &manifest.inner,
         tensors: &tensors,
         options: StatsOptions { histogram },
         content_hash,
@@ -113,16 +111,14 @@ pub(crate) fn stats(
     let partials = watch(python, total, on_progress, |control| {
         engine::stats(&run, control)
     })?;
-    let table = python.detach(|| {
-        StatsTable::new(
-            manifest,
-            &tensors,
-            names.as_deref(),
-            partials,
-            histogram,
-            content_hash,
-        )
-    });
+    let table = StatsTable::new(
+        Arc::clone(&manifest.inner),
+        tensors,
+        names.map(Arc::from),
+        partials,
+        histogram,
+        content_hash,
+    );
     Ok(Table(Rows::Stats(table)))
 }
 

@@ -1,9 +1,9 @@
 //! `Table`: rows and columns as Python values.
 
-use ckptdiff_engine::{Cell, Column, DiffTable, StatsTable, Table as _};
+use ckptdiff_engine::{Cell, Column, DiffTable, StatsTable, Table as _, json_rows};
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 #[pyclass(frozen, module = "ckptdiff._core")]
 pub(crate) struct Table(pub(crate) Rows);
@@ -32,8 +32,8 @@ impl Table {
     }
 
     #[getter]
-    fn column_names(&self) -> Vec<String> {
-        delegate!(self, table => table.column_names())
+    fn column_names(&self) -> Vec<&str> {
+        delegate!(self, table => table.column_names().collect())
     }
 
     fn column<'py>(&self, python: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -78,6 +78,12 @@ impl Table {
         PyList::new(python, rows)
     }
 
+    fn json_rows(&self, python: Python<'_>, start: usize, stop: usize) -> String {
+        let stop = stop.min(self.__len__());
+        let rows = start.min(stop)..stop;
+        python.detach(|| delegate!(self, table => json_rows(table, rows)))
+    }
+
     fn histogram(&self, row: usize) -> PyResult<Option<(u64, Bins)>> {
         if row >= self.__len__() {
             return Err(PyIndexError::new_err("no row of that index"));
@@ -98,8 +104,8 @@ impl Table {
             return Err(PyValueError::new_err("a group has no name"));
         }
         Ok(Self(python.detach(|| match &self.0 {
-            Rows::Diff(table) => Rows::Diff(table.merged(&groups, &names)),
-            Rows::Stats(table) => Rows::Stats(table.merged(&groups, &names)),
+            Rows::Diff(table) => Rows::Diff(table.merged(&groups, names)),
+            Rows::Stats(table) => Rows::Stats(table.merged(&groups, names)),
         })))
     }
 }
@@ -110,13 +116,15 @@ fn numeric<'py>(python: Python<'py>, typestr: &str, bytes: Vec<u8>) -> PyResult<
         .into_any())
 }
 
-fn value(python: Python<'_>, cell: Cell) -> PyResult<Bound<'_, PyAny>> {
+fn value<'py>(python: Python<'py>, cell: Cell<'_>) -> PyResult<Bound<'py, PyAny>> {
     Ok(match cell {
         Cell::Null => python.None().into_bound(python),
         Cell::Count(count) => count.into_pyobject(python)?.into_any(),
         Cell::Integer(integer) => integer.into_pyobject(python)?.into_any(),
         Cell::Float(float) => float.into_pyobject(python)?.into_any(),
+        // One of few, so the string is made once and not for every row.
+        Cell::Word(word) => PyString::intern(python, word).into_any(),
         Cell::Text(text) => text.into_pyobject(python)?.into_any(),
-        Cell::Tuple(tuple) => PyTuple::new(python, tuple)?.into_any(),
+        Cell::Tuple(tuple) => PyTuple::new(python, tuple.iter())?.into_any(),
     })
 }

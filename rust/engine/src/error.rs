@@ -16,7 +16,11 @@ pub enum Error {
         path: PathBuf,
     },
     /// An index names a shard that is not there.
-    #[error("{}: names shard {shard:?}, which does not exist", shown(index))]
+    #[error(
+        "{}: names shard {}, which does not exist",
+        shown(index),
+        quoted(shard)
+    )]
     ShardNotFound {
         /// The index file.
         index: PathBuf,
@@ -39,9 +43,10 @@ pub enum Error {
     },
     /// A file ended before the bytes that its header announced.
     #[error(
-        "{}: tensor {tensor:?}: the file ends within its bytes, which go up to {end}; \
+        "{}: tensor {}: the file ends within its bytes, which go up to {end}; \
          it was truncated after its header was read",
-        shown(path)
+        shown(path),
+        quoted(tensor)
     )]
     Truncated {
         /// The file.
@@ -60,7 +65,7 @@ pub enum Error {
         fault: SafetensorsFault,
     },
     /// One tensor of a file breaks its format, or cannot be compared.
-    #[error("{}: tensor {tensor:?}: {fault}", shown(path))]
+    #[error("{}: tensor {}: {fault}", shown(path), quoted(tensor))]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -98,10 +103,8 @@ pub enum SafetensorsFault {
     HeaderPastEnd { length: u64, size: u64 },
     #[error("header is not valid UTF-8 at byte {offset}")]
     NotUtf8 { offset: usize },
-    #[error("header is not a valid safetensors header: {0}")]
+    #[error("header is not a valid safetensors header: {}", cut(.0))]
     Json(String),
-    #[error("data of {found} bytes where the header describes {expected}; the file is truncated by {} bytes", expected - found)]
-    DataTruncated { expected: u64, found: u64 },
     #[error("{extra} trailing bytes after the last tensor")]
     TrailingBytes { extra: u64 },
 }
@@ -122,25 +125,34 @@ pub enum TensorFault {
         end: u64,
         available: u64,
     },
-    #[error("data_offsets begin at {begin}, inside tensor {other:?}, which ends at {end}")]
+    #[error(
+        "data_offsets begin at {begin}, inside tensor {}, which ends at {end}",
+        quoted(other)
+    )]
     Overlap { begin: u64, end: u64, other: String },
     #[error("data_offsets begin at {begin}, leaving a hole after byte {end}")]
     Hole { begin: u64, end: u64 },
-    #[error("shape {shape:?} has more elements than fit in 64 bits")]
+    #[error("shape {} has more elements than fit in 64 bits", listed(shape))]
     TooManyElements { shape: Vec<u64> },
-    #[error("shape {shape:?} of {dtype} does not fill whole bytes")]
+    #[error("shape {} of {dtype} does not fill whole bytes", listed(shape))]
     PartialByte {
         shape: Vec<u64>,
         dtype: &'static str,
     },
-    #[error("shape {shape:?} of {dtype} takes {expected} bytes, data_offsets give {found}")]
+    #[error(
+        "shape {} of {dtype} takes {expected} bytes, data_offsets give {found}",
+        listed(shape)
+    )]
     WrongSize {
         shape: Vec<u64>,
         dtype: &'static str,
         expected: u64,
         found: u64,
     },
-    #[error("unknown dtype {dtype:?} cannot be compared; leave the tensor out with --exclude")]
+    #[error(
+        "unknown dtype {} cannot be compared; leave the tensor out with --exclude",
+        quoted(dtype)
+    )]
     UnknownDType { dtype: String },
     #[error("complex values of {dtype} cannot be cast to {target}")]
     ComplexCast {
@@ -153,16 +165,45 @@ pub enum TensorFault {
 #[derive(Debug, Error)]
 #[allow(missing_docs)]
 pub enum IndexFault {
-    #[error("index is not valid: {0}")]
+    #[error("index is not valid: {}", cut(.0))]
     Json(String),
     #[error("index of {size} bytes exceeds the limit of 500000000")]
     TooLong { size: u64 },
-    #[error("tensor {tensor:?} is named twice in weight_map")]
+    #[error("tensor {} is named twice in weight_map", quoted(tensor))]
     Duplicate { tensor: String },
-    #[error("shard name {shard:?} leads out of the checkpoint's directory")]
+    #[error("shard name {} leads out of the checkpoint's directory", quoted(shard))]
     ShardOutside { shard: String },
-    #[error("tensor {tensor:?}: should be in shard {shard:?}, which has no such tensor")]
+    #[error(
+        "tensor {}: should be in shard {}, which has no such tensor",
+        quoted(tensor),
+        quoted(shard)
+    )]
     TensorMissing { tensor: String, shard: String },
+}
+
+/// Names longer than this are cut in the middle, so that a message stays a line to read.
+const LONGEST: usize = 200;
+
+/// A text of any length, cut in the middle.
+fn cut(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= LONGEST {
+        return text.to_owned();
+    }
+    let half = LONGEST / 2;
+    let head: String = text.chars().take(half).collect();
+    let tail: String = text.chars().skip(count - half).collect();
+    format!("{head}…{tail}")
+}
+
+/// A name in quotes, with escapes for what would not show.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("{:?}", cut(name))
+}
+
+/// A shape, which can have thousands of dimensions.
+fn listed(shape: &[u64]) -> String {
+    cut(&format!("{shape:?}"))
 }
 
 /// A path on one line, whatever characters are in it.

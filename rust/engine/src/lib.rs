@@ -6,6 +6,7 @@
 //! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
 
 mod error;
+mod json;
 mod manifest;
 mod order;
 mod pair;
@@ -15,9 +16,10 @@ mod source;
 mod table;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
+pub use json::json_rows;
 pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, TensorView};
 pub use order::natural_cmp;
-pub use pair::{DuplicateName, Pairing, pair};
+pub use pair::{DuplicateName, Names, Pairing, pair};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};

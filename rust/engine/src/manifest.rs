@@ -167,18 +167,18 @@ impl ManifestBuilder {
         }
     }
 
-    /// Make room for that many tensors.
-    pub fn reserve(&mut self, tensors: usize) {
-        self.manifest.entries.reserve(tensors);
-        self.manifest.spans.reserve(tensors);
-    }
-
     /// Add a tensor.
     ///
     /// # Panics
     ///
     /// Where names, shapes or spans together exceed 2³² bytes or entries.
-    pub fn add(&mut self, name: &str, dtype: &str, shape: &[u64], spans: &[Span]) {
+    pub fn add(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[u64],
+        spans: impl IntoIterator<Item = Span>,
+    ) {
         let manifest = &mut self.manifest;
         let known = DType::ALL.iter().position(|known| known.name() == dtype);
         let dtype = known.unwrap_or_else(|| {
@@ -191,18 +191,19 @@ impl ManifestBuilder {
             DType::ALL.len() + position
         });
         let narrow = |length: usize| u32::try_from(length).expect("a manifest of under 4 GiB");
+        let span_start = manifest.spans.len();
+        manifest.spans.extend(spans);
         manifest.entries.push(Entry {
             name_start: narrow(manifest.names.len()),
             name_length: narrow(name.len()),
             shape_start: narrow(manifest.shapes.len()),
-            span_start: narrow(manifest.spans.len()),
-            span_count: narrow(spans.len()),
+            span_start: narrow(span_start),
+            span_count: narrow(manifest.spans.len() - span_start),
             rank: u16::try_from(shape.len()).expect("a rank below 65536"),
             dtype: u16::try_from(dtype).expect("fewer than 65000 dtypes"),
         });
         manifest.names.push_str(name);
         manifest.shapes.extend_from_slice(shape);
-        manifest.spans.extend_from_slice(spans);
     }
 
     /// Put the tensors in natural order. A name that was added twice comes back as the error.

@@ -1,6 +1,7 @@
 //! Which tensor of A is held against which of B.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::sync::Arc;
 
 use crate::manifest::Manifest;
 use crate::order::natural_cmp;
@@ -35,78 +36,98 @@ pub struct Pairing {
 }
 
 /// A new name for each tensor, `None` leaving it out; or no list at all: its own name.
-pub(crate) type Names<'a> = Option<&'a [Option<String>]>;
+pub type Names = Option<Arc<[Option<String>]>>;
 
 /// Pair the tensors of `a` and `b` by name. Rows take the name in B.
+///
+/// Both sides are in one order, so a walk along the two finds all partners.
 pub fn pair(
     a: &Manifest,
     b: &Manifest,
-    names_a: Names<'_>,
-    names_b: Names<'_>,
+    names_a: &Names,
+    names_b: &Names,
 ) -> Result<Pairing, DuplicateName> {
     let mut pairing = Pairing::default();
-    let kept_a = kept(a, names_a, &mut pairing.excluded_a);
-    let kept_b = kept(b, names_b, &mut pairing.excluded_b);
-    let by_name_a = by_name(a, &kept_a)?;
-    let by_name_b = by_name(b, &kept_b)?;
-    for &(name, index_b) in &kept_b {
-        match by_name_a.get(name) {
-            None => pairing.only_in_b.push(index_b),
-            Some(&index_a) => {
-                let same = a.tensor(index_a as usize).shape == b.tensor(index_b as usize).shape;
+    let side_a = Side::new(a, names_a, &mut pairing.excluded_a)?;
+    let side_b = Side::new(b, names_b, &mut pairing.excluded_b)?;
+    let (mut left_a, mut left_b) = (&*side_a.kept, &*side_b.kept);
+    loop {
+        let ordering = match (left_a.first(), left_b.first()) {
+            (Some(&in_a), Some(&in_b)) => natural_cmp(side_a.name(in_a), side_b.name(in_b)),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return Ok(pairing),
+        };
+        match ordering {
+            Ordering::Less => pairing.only_in_a.extend(left_a.split_off_first()),
+            Ordering::Greater => pairing.only_in_b.extend(left_b.split_off_first()),
+            Ordering::Equal => {
+                let partners = left_a.split_off_first().zip(left_b.split_off_first());
+                let Some((&in_a, &in_b)) = partners else {
+                    continue;
+                };
+                let same = a.tensor(in_a as usize).shape == b.tensor(in_b as usize).shape;
                 let list = if same {
                     &mut pairing.pairs
                 } else {
                     &mut pairing.shape_mismatch
                 };
-                list.push((index_a, index_b));
+                list.push((in_a, in_b));
             }
         }
     }
-    for &(name, index_a) in &kept_a {
-        if !by_name_b.contains_key(name) {
-            pairing.only_in_a.push(index_a);
-        }
-    }
-    Ok(pairing)
 }
 
-/// (name, index) of what is not left out, in natural order of the names.
-fn kept<'a>(
+/// What is left of a checkpoint by its filter.
+struct Side<'a> {
     manifest: &'a Manifest,
-    names: Names<'a>,
-    excluded: &mut Vec<u32>,
-) -> Vec<(&'a str, u32)> {
-    let mut kept = Vec::with_capacity(manifest.len());
-    for index in 0..manifest.len() {
-        let name = match names {
-            None => Some(manifest.tensor(index).name),
-            Some(names) => names[index].as_deref(),
-        };
-        match name {
-            Some(name) => kept.push((name, index as u32)),
-            None => excluded.push(index as u32),
-        }
-    }
-    if names.is_some() {
-        kept.sort_by(|a, b| natural_cmp(a.0, b.0));
-    }
-    kept
+    names: Option<&'a [Option<String>]>,
+    /// In natural order of the names under which they are paired.
+    kept: Vec<u32>,
 }
 
-fn by_name<'a>(
-    manifest: &Manifest,
-    kept: &[(&'a str, u32)],
-) -> Result<HashMap<&'a str, u32>, DuplicateName> {
-    let mut by_name = HashMap::with_capacity(kept.len());
-    for &(name, index) in kept {
-        if let Some(other) = by_name.insert(name, index) {
-            return Err(DuplicateName {
-                name: name.to_owned(),
-                first: manifest.tensor(other as usize).name.to_owned(),
-                second: manifest.tensor(index as usize).name.to_owned(),
-            });
-        }
+impl<'a> Side<'a> {
+    fn new(
+        manifest: &'a Manifest,
+        names: &'a Names,
+        excluded: &mut Vec<u32>,
+    ) -> Result<Self, DuplicateName> {
+        let names = names.as_deref();
+        let is_kept = |index: &u32| names.is_none_or(|names| names[*index as usize].is_some());
+        let (kept, left_out) = (0..manifest.len() as u32).partition(is_kept);
+        *excluded = left_out;
+        let mut side = Self {
+            manifest,
+            names,
+            kept: Vec::new(),
+        };
+        side.kept = side.in_order(kept)?;
+        Ok(side)
     }
-    Ok(by_name)
+
+    fn in_order(&self, mut kept: Vec<u32>) -> Result<Vec<u32>, DuplicateName> {
+        if self.names.is_none() {
+            // A manifest is in order, and has no name twice.
+            return Ok(kept);
+        }
+        kept.sort_by(|a, b| natural_cmp(self.name(*a), self.name(*b)));
+        for pair in kept.windows(2) {
+            let (first, second) = (pair[0], pair[1]);
+            if self.name(first) == self.name(second) {
+                return Err(DuplicateName {
+                    name: self.name(first).to_owned(),
+                    first: self.manifest.tensor(first as usize).name.to_owned(),
+                    second: self.manifest.tensor(second as usize).name.to_owned(),
+                });
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The name under which a tensor is paired.
+    fn name(&self, index: u32) -> &'a str {
+        let index = index as usize;
+        let renamed = self.names.and_then(|names| names[index].as_deref());
+        renamed.unwrap_or_else(|| self.manifest.tensor(index).name)
+    }
 }

@@ -109,8 +109,14 @@ pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Er
     )
 }
 
-/// A tensor's partial, with the hash that was asked for.
-pub type TensorStats = (StatsPartial, Option<[u8; 32]>);
+/// What stats know of a tensor.
+#[derive(Default)]
+pub struct TensorStats {
+    /// Its values, reduced.
+    pub partial: StatsPartial,
+    /// The hash of its bytes where that was asked for; boxed, as it mostly is not.
+    pub hash: Option<Box<[u8; 32]>>,
+}
 
 /// Reduce every tensor; results are in their order.
 pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
@@ -126,9 +132,9 @@ pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, 
     let partials = execute(&job, run.threads, control)?;
     Ok(partials
         .into_iter()
-        .map(|partial| {
-            let hash = run.content_hash.then(|| partial.hash());
-            (partial.stats, hash)
+        .map(|partial| TensorStats {
+            hash: run.content_hash.then(|| Box::new(partial.hash())),
+            partial: partial.stats,
         })
         .collect())
 }

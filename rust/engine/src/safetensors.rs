@@ -6,9 +6,10 @@
 //! gives up on a dtype it does not know.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,9 +17,8 @@ use ckptdiff_kernels::DType;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, Visitor};
 
-use crate::error::{Error, IndexFault, SafetensorsFault, TensorFault};
+use crate::error::{Error, IndexFault, SafetensorsFault, TensorFault, quoted};
 use crate::manifest::{Manifest, ManifestBuilder, Span};
-use crate::order::natural_cmp;
 use crate::source::FileSource;
 
 /// The limit that the safetensors library sets, too.
@@ -26,26 +26,20 @@ const MAX_HEADER: u64 = 100_000_000;
 
 const MAX_INDEX: u64 = 500_000_000;
 
+/// An allocation of this size goes back to the system when it is freed, with every allocator that
+/// we know of, while a smaller one may stay as a hole. What is not written to takes no memory.
+const RETURNED_BYTES: usize = 33 << 20;
+
 /// The tensors of one file.
 pub fn read_safetensors(path: &Path) -> Result<Manifest, Error> {
-    let mut builder = ManifestBuilder::default();
     let header = Header::read(path)?;
-    let tensors = header.parse(path)?;
-    let source = builder.add_source(Arc::new(FileSource::new(path.to_owned())));
-    builder.set_metadata(tensors.metadata);
-    builder.reserve(tensors.tensors.len());
-    for tensor in &tensors.tensors {
-        builder.add(
-            &tensor.name,
-            &tensor.dtype,
-            &tensor.shape,
-            &[tensor.span(source, header.data_start)],
-        );
-    }
-    // Duplicates were found when the header was parsed.
-    builder
+    let (data_start, data_size) = (header.data_start, header.data_size);
+    let manifest = header
+        .parse(path)?
         .build()
-        .map_err(|tensor| tensor_error(path, &tensor, TensorFault::Duplicate))
+        .map_err(|tensor| tensor_error(path, &tensor, TensorFault::Duplicate))?;
+    check_layout(path, &manifest, data_start, data_size)?;
+    Ok(manifest)
 }
 
 /// The tensors that a `*.safetensors.index.json` names, from the shards it says they are in.
@@ -54,44 +48,32 @@ pub fn read_safetensors(path: &Path) -> Result<Manifest, Error> {
 pub fn read_safetensors_index(path: &Path) -> Result<Manifest, Error> {
     let index = read_index(path)?;
     let directory = path.parent().unwrap_or(Path::new(""));
-    let mut by_shard: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (tensor, shard) in &index {
-        by_shard.entry(shard).or_default().push(tensor);
-    }
     let mut builder = ManifestBuilder::default();
-    builder.reserve(index.len());
-    for (shard, names) in by_shard {
+    for (shard, ranges) in &index.shards {
         let file = shard_path(path, directory, shard)?;
-        let header = Header::read(&file).map_err(|error| match error {
+        let held = read_safetensors(&file).map_err(|error| match error {
             Error::NotFound { .. } => Error::ShardNotFound {
                 index: path.to_owned(),
-                shard: shard.to_owned(),
+                shard: shard.clone(),
             },
             other => other,
         })?;
-        let tensors = header.parse(&file)?;
         let source = builder.add_source(Arc::new(FileSource::new(file)));
-        builder.set_metadata(tensors.metadata);
-        for name in names {
-            let found = tensors
-                .tensors
-                .binary_search_by(|tensor| natural_cmp(&tensor.name, name));
-            let Ok(position) = found else {
+        builder.set_metadata(held.metadata().clone());
+        for range in ranges {
+            let name = index.name(range);
+            let Some(position) = held.find(name) else {
                 return Err(index_error(
                     path,
                     IndexFault::TensorMissing {
                         tensor: name.to_owned(),
-                        shard: shard.to_owned(),
+                        shard: shard.clone(),
                     },
                 ));
             };
-            let tensor = &tensors.tensors[position];
-            builder.add(
-                &tensor.name,
-                &tensor.dtype,
-                &tensor.shape,
-                &[tensor.span(source, header.data_start)],
-            );
+            let tensor = held.tensor(position);
+            let spans = tensor.spans.iter().map(|span| Span { source, ..*span });
+            builder.add(name, tensor.dtype.name(), tensor.shape, spans);
         }
     }
     builder
@@ -158,6 +140,17 @@ fn open(path: &Path) -> Result<(File, u64), Error> {
     Ok((file, metadata.len()))
 }
 
+/// The next `length` bytes of a file.
+fn read_text(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity((length as usize).max(RETURNED_BYTES));
+    file.take(length).read_to_end(&mut text)?;
+    if text.len() as u64 == length {
+        Ok(text)
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
 /// A header's text, and where it ends.
 struct Header {
     text: String,
@@ -165,60 +158,46 @@ struct Header {
     data_size: u64,
 }
 
-#[derive(Debug)]
-struct Tensor<'a> {
-    name: Cow<'a, str>,
-    dtype: Cow<'a, str>,
-    shape: Vec<u64>,
-    begin: u64,
-    end: u64,
-}
-
-impl Tensor<'_> {
-    const fn span(&self, source: u32, data_start: u64) -> Span {
-        Span {
-            source,
-            offset: data_start + self.begin,
-            length: self.end - self.begin,
-        }
+/// Whether the offsets of a tensor fit its shape and the file.
+fn check_tensor(
+    dtype: &str,
+    shape: &[u64],
+    (begin, end): (u64, u64),
+    available: u64,
+) -> Result<(), TensorFault> {
+    if end < begin {
+        return Err(TensorFault::OffsetsReversed { begin, end });
     }
-
-    /// Whether the offsets fit the shape.
-    fn check(&self, available: u64) -> Result<(), TensorFault> {
-        let (begin, end) = (self.begin, self.end);
-        if end < begin {
-            return Err(TensorFault::OffsetsReversed { begin, end });
-        }
-        if end > available {
-            return Err(TensorFault::OffsetsPastEnd {
-                begin,
-                end,
-                available,
-            });
-        }
-        let shape = self.shape.clone();
-        let Some(elements) = product(&shape) else {
-            return Err(TensorFault::TooManyElements { shape });
-        };
-        let Ok(dtype) = DType::from_name(&self.dtype) else {
-            return Ok(());
-        };
-        let Some(expected) = dtype.bytes(elements) else {
-            return Err(TensorFault::PartialByte {
-                shape,
-                dtype: dtype.name(),
-            });
-        };
-        if expected == end - begin {
-            Ok(())
-        } else {
-            Err(TensorFault::WrongSize {
-                shape,
-                dtype: dtype.name(),
-                expected,
-                found: end - begin,
-            })
-        }
+    if end > available {
+        return Err(TensorFault::OffsetsPastEnd {
+            begin,
+            end,
+            available,
+        });
+    }
+    let Some(elements) = product(shape) else {
+        return Err(TensorFault::TooManyElements {
+            shape: shape.to_owned(),
+        });
+    };
+    let Ok(dtype) = DType::from_name(dtype) else {
+        return Ok(());
+    };
+    let Some(expected) = dtype.bytes(elements) else {
+        return Err(TensorFault::PartialByte {
+            shape: shape.to_owned(),
+            dtype: dtype.name(),
+        });
+    };
+    if expected == end - begin {
+        Ok(())
+    } else {
+        Err(TensorFault::WrongSize {
+            shape: shape.to_owned(),
+            dtype: dtype.name(),
+            expected,
+            found: end - begin,
+        })
     }
 }
 
@@ -230,13 +209,6 @@ fn product(shape: &[u64]) -> Option<u64> {
     shape
         .iter()
         .try_fold(1u64, |product, size| product.checked_mul(*size))
-}
-
-#[derive(Default)]
-struct Tensors<'a> {
-    /// In natural order of names.
-    tensors: Vec<Tensor<'a>>,
-    metadata: BTreeMap<String, String>,
 }
 
 impl Header {
@@ -259,9 +231,7 @@ impl Header {
         if length > size - 8 {
             return Err(fail(SafetensorsFault::HeaderPastEnd { length, size }));
         }
-        let mut bytes = vec![0; length as usize];
-        file.read_exact(&mut bytes)
-            .map_err(|error| io_error(path, error))?;
+        let bytes = read_text(&mut file, length).map_err(|error| io_error(path, error))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             fail(SafetensorsFault::NotUtf8 {
                 offset: error.utf8_error().valid_up_to(),
@@ -274,76 +244,91 @@ impl Header {
         })
     }
 
-    fn parse(&self, path: &Path) -> Result<Tensors<'_>, Error> {
-        let fail = |fault| Error::Safetensors {
-            path: path.to_owned(),
-            fault,
+    /// The tensors as the header has them; each is checked, but not yet against the others.
+    ///
+    /// This uses the text up: it is as large as the manifest, and both are in memory only here.
+    fn parse(self, path: &Path) -> Result<ManifestBuilder, Error> {
+        let mut builder = ManifestBuilder::default();
+        builder.add_source(Arc::new(FileSource::new(path.to_owned())));
+        let mut seed = HeaderSeed {
+            builder,
+            data_start: self.data_start,
+            data_size: self.data_size,
+            fault: None,
         };
-        let mut tensors = Tensors::default();
         let mut deserializer = serde_json::Deserializer::from_str(&self.text);
-        HeaderSeed(&mut tensors)
+        let outcome = (&mut seed)
             .deserialize(&mut deserializer)
-            .and_then(|()| deserializer.end())
-            .map_err(|error| fail(SafetensorsFault::Json(error.to_string())))?;
-        self.check_layout(path, &mut tensors.tensors)?;
-        tensors
-            .tensors
-            .sort_unstable_by(|a, b| natural_cmp(&a.name, &b.name));
-        for pair in tensors.tensors.windows(2) {
-            if pair[0].name == pair[1].name {
-                return Err(tensor_error(path, &pair[0].name, TensorFault::Duplicate));
-            }
-        }
-        Ok(tensors)
-    }
-
-    /// Every tensor's bytes are its own, and every byte is some tensor's.
-    fn check_layout(&self, path: &Path, tensors: &mut [Tensor<'_>]) -> Result<(), Error> {
-        tensors.sort_unstable_by(|a, b| (a.begin, a.end, &a.name).cmp(&(b.begin, b.end, &b.name)));
-        let mut covered = 0;
-        let mut previous: Option<&Tensor<'_>> = None;
-        for tensor in &*tensors {
-            if let Some(previous) = previous {
-                if tensor.name == previous.name {
-                    return Err(tensor_error(path, &tensor.name, TensorFault::Duplicate));
-                }
-                if tensor.begin < covered {
-                    let fault = TensorFault::Overlap {
-                        begin: tensor.begin,
-                        end: covered,
-                        other: previous.name.clone().into_owned(),
-                    };
-                    return Err(tensor_error(path, &tensor.name, fault));
-                }
-            }
-            tensor
-                .check(self.data_size)
-                .map_err(|fault| tensor_error(path, &tensor.name, fault))?;
-            if tensor.begin > covered {
-                let fault = TensorFault::Hole {
-                    begin: tensor.begin,
-                    end: covered,
-                };
-                return Err(tensor_error(path, &tensor.name, fault));
-            }
-            covered = tensor.end;
-            previous = Some(tensor);
-        }
-        if covered < self.data_size {
-            return Err(Error::Safetensors {
+            .and_then(|()| deserializer.end());
+        match (seed.fault, outcome) {
+            (Some((tensor, fault)), _) => Err(tensor_error(path, &tensor, fault)),
+            (None, Err(error)) => Err(Error::Safetensors {
                 path: path.to_owned(),
-                fault: SafetensorsFault::TrailingBytes {
-                    extra: self.data_size - covered,
-                },
-            });
+                fault: SafetensorsFault::Json(error.to_string()),
+            }),
+            (None, Ok(())) => Ok(seed.builder),
         }
-        Ok(())
     }
 }
 
-struct HeaderSeed<'a, 'de>(&'a mut Tensors<'de>);
+/// Every tensor's bytes are its own, and every byte is some tensor's.
+fn check_layout(
+    path: &Path,
+    manifest: &Manifest,
+    data_start: u64,
+    data_size: u64,
+) -> Result<(), Error> {
+    // Where a tensor's bytes are, counted from the start of the data as the header counts.
+    let range = |index: u32| {
+        let spans = manifest.tensor(index as usize).spans;
+        let begin = spans[0].offset - data_start;
+        (begin, begin + spans[0].length)
+    };
+    let name = |index: u32| manifest.tensor(index as usize).name;
+    let mut order: Vec<u32> = (0..manifest.len() as u32).collect();
+    order.sort_unstable_by_key(|index| (range(*index), *index));
+    let mut covered = 0;
+    let mut previous = None;
+    for index in order {
+        let (begin, end) = range(index);
+        let fault = match previous {
+            Some(other) if begin < covered => TensorFault::Overlap {
+                begin,
+                end: covered,
+                other: name(other).to_owned(),
+            },
+            _ if begin > covered => TensorFault::Hole {
+                begin,
+                end: covered,
+            },
+            _ => {
+                (covered, previous) = (end, Some(index));
+                continue;
+            }
+        };
+        return Err(tensor_error(path, name(index), fault));
+    }
+    if covered < data_size {
+        return Err(Error::Safetensors {
+            path: path.to_owned(),
+            fault: SafetensorsFault::TrailingBytes {
+                extra: data_size - covered,
+            },
+        });
+    }
+    Ok(())
+}
 
-impl<'de> DeserializeSeed<'de> for HeaderSeed<'_, 'de> {
+/// Puts the tensors that it reads into the builder.
+struct HeaderSeed {
+    builder: ManifestBuilder,
+    data_start: u64,
+    data_size: u64,
+    /// The tensor that ended the reading, which an error of the parser cannot carry.
+    fault: Option<(String, TensorFault)>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut HeaderSeed {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -351,7 +336,7 @@ impl<'de> DeserializeSeed<'de> for HeaderSeed<'_, 'de> {
     }
 }
 
-impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
+impl<'de> Visitor<'de> for &mut HeaderSeed {
     type Value = ();
 
     fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -361,43 +346,81 @@ impl<'de> Visitor<'de> for HeaderSeed<'_, 'de> {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
         while let Some(Text(name)) = map.next_key()? {
             if name == "__metadata__" {
-                // Some writers put null or numbers there; only texts are of use.
-                let metadata: Option<BTreeMap<String, serde_json::Value>> = map.next_value()?;
-                self.0.metadata.extend(
-                    metadata
-                        .unwrap_or_default()
-                        .into_iter()
-                        .filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))),
-                );
+                let metadata = map.next_value().map_err(|error| {
+                    M::Error::custom(format_args!("__metadata__ must map text to text: {error}"))
+                })?;
+                self.builder.set_metadata(metadata);
                 continue;
             }
+            let fail = |reason: std::fmt::Arguments<'_>| {
+                M::Error::custom(format_args!("tensor {}: {reason}", quoted(&name)))
+            };
             let info: TensorInfo<'de> = map
                 .next_value()
-                .map_err(|error| M::Error::custom(format_args!("tensor {name:?}: {error}")))?;
+                .map_err(|error| fail(format_args!("{error}")))?;
             if info.shape.len() > usize::from(u16::MAX) {
-                return Err(M::Error::custom(format_args!(
-                    "tensor {name:?}: {} dimensions",
-                    info.shape.len()
-                )));
+                return Err(fail(format_args!("{} dimensions", info.shape.len())));
             }
-            self.0.tensors.push(Tensor {
-                name,
-                dtype: info.dtype.0,
-                shape: info.shape,
-                begin: info.data_offsets.0,
-                end: info.data_offsets.1,
-            });
+            let (begin, end) = info.data_offsets;
+            let fits = check_tensor(&info.dtype.0, &info.shape, (begin, end), self.data_size);
+            if let Err(fault) = fits {
+                self.fault = Some((name.into_owned(), fault));
+                return Err(M::Error::custom("a tensor does not fit"));
+            }
+            let span = Span {
+                source: 0,
+                offset: self.data_start + begin,
+                length: end - begin,
+            };
+            self.builder.add(&name, &info.dtype.0, &info.shape, [span]);
         }
         Ok(())
     }
 }
 
-#[derive(Deserialize)]
+/// What the header says of a tensor, as an object: serde would take an array for one, too.
 struct TensorInfo<'a> {
-    #[serde(borrow)]
     dtype: Text<'a>,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for TensorInfo<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = TensorInfo<'de>;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("an object with dtype, shape and data_offsets")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<TensorInfo<'de>, M::Error> {
+                #[derive(Deserialize)]
+                struct Derived<'a> {
+                    #[serde(borrow)]
+                    dtype: Text<'a>,
+                    shape: Vec<u64>,
+                    data_offsets: (u64, u64),
+                }
+
+                let deserializer = serde::de::value::MapAccessDeserializer::new(map);
+                let Derived {
+                    dtype,
+                    shape,
+                    data_offsets,
+                } = Derived::deserialize(deserializer)?;
+                Ok(TensorInfo {
+                    dtype,
+                    shape,
+                    data_offsets,
+                })
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
+    }
 }
 
 /// A text that borrows from the header unless it has escapes; `Cow` alone would always copy.
@@ -405,34 +428,48 @@ struct TensorInfo<'a> {
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-fn read_index(path: &Path) -> Result<Vec<(String, String)>, Error> {
+/// Which shard each tensor is in.
+struct Index {
+    /// All names, one after the other: an index can have a million.
+    names: String,
+    /// Where in `names` those of a shard's tensors are. An index is far shorter than 2³² bytes.
+    shards: BTreeMap<String, Vec<Range<u32>>>,
+}
+
+impl Index {
+    fn name(&self, range: &Range<u32>) -> &str {
+        &self.names[range.start as usize..range.end as usize]
+    }
+}
+
+fn read_index(path: &Path) -> Result<Index, Error> {
     let (mut file, size) = open(path)?;
     if size > MAX_INDEX {
         return Err(index_error(path, IndexFault::TooLong { size }));
     }
-    let mut text = Vec::with_capacity(size as usize);
-    file.read_to_end(&mut text)
-        .map_err(|error| io_error(path, error))?;
-    let index: Index = serde_json::from_slice(&text)
+    let text = read_text(&mut file, size).map_err(|error| io_error(path, error))?;
+    let IndexFile {
+        weight_map: WeightMap(index),
+    } = serde_json::from_slice(&text)
         .map_err(|error| index_error(path, IndexFault::Json(error.to_string())))?;
-    let mut weights = index.weight_map.0;
-    weights.sort_unstable();
-    for pair in weights.windows(2) {
-        if pair[0].0 == pair[1].0 {
-            let tensor = pair[0].0.clone();
+    let mut seen = HashSet::new();
+    for range in index.shards.values().flatten() {
+        if !seen.insert(index.name(range)) {
+            let tensor = index.name(range).to_owned();
             return Err(index_error(path, IndexFault::Duplicate { tensor }));
         }
     }
-    Ok(weights)
+    drop(seen);
+    Ok(index)
 }
 
 #[derive(Deserialize)]
-struct Index {
+struct IndexFile {
     weight_map: WeightMap,
 }
 
 /// Every entry of a map, duplicates too.
-struct WeightMap(Vec<(String, String)>);
+struct WeightMap(Index);
 
 impl<'de> Deserialize<'de> for WeightMap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -446,11 +483,20 @@ impl<'de> Deserialize<'de> for WeightMap {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<WeightMap, M::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                let mut names = String::new();
+                let mut shards = BTreeMap::<String, Vec<Range<u32>>>::new();
+                while let Some((Text(tensor), Text(shard))) = map.next_entry()? {
+                    let start = names.len() as u32;
+                    names.push_str(&tensor);
+                    let range = start..names.len() as u32;
+                    match shards.get_mut(&*shard) {
+                        Some(ranges) => ranges.push(range),
+                        None => {
+                            shards.insert(shard.into_owned(), vec![range]);
+                        }
+                    }
                 }
-                Ok(WeightMap(entries))
+                Ok(WeightMap(Index { names, shards }))
             }
         }
 
