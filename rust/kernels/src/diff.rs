@@ -49,6 +49,16 @@ struct Extras {
     histogram: Histogram,
 }
 
+/// What is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Nonfinite {
+    nan_a: u64,
+    nan_b: u64,
+    inf_a: u64,
+    inf_b: u64,
+    mismatch: u64,
+}
+
 /// Everything a diff knows of a run of elements; merging partials of two runs gives that of both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiffPartial {
@@ -56,13 +66,10 @@ pub struct DiffPartial {
     changed: u64,
     bits_changed: u64,
     sign_flips: u64,
-    nan_a: u64,
-    nan_b: u64,
-    inf_a: u64,
-    inf_b: u64,
-    nonfinite_mismatch: u64,
     out_of_tolerance: u64,
     max_ulp: u64,
+    /// Boxed, as most runs have only finite values.
+    nonfinite: Option<Box<Nonfinite>>,
     difference: Scaled,
     absolute: Scaled,
     squares_d: Scaled,
@@ -115,11 +122,14 @@ impl DiffPartial {
         self.changed += later.changed;
         self.bits_changed += later.bits_changed;
         self.sign_flips += later.sign_flips;
-        self.nan_a += later.nan_a;
-        self.nan_b += later.nan_b;
-        self.inf_a += later.inf_a;
-        self.inf_b += later.inf_b;
-        self.nonfinite_mismatch += later.nonfinite_mismatch;
+        if let Some(later) = &later.nonfinite {
+            let nonfinite = self.nonfinite.get_or_insert_default();
+            nonfinite.nan_a += later.nan_a;
+            nonfinite.nan_b += later.nan_b;
+            nonfinite.inf_a += later.inf_a;
+            nonfinite.inf_b += later.inf_b;
+            nonfinite.mismatch += later.mismatch;
+        }
         self.out_of_tolerance += later.out_of_tolerance;
         self.max_ulp = self.max_ulp.max(later.max_ulp);
         self.difference.merge(later.difference);
@@ -179,6 +189,7 @@ impl DiffPartial {
         };
         let cosine_distance = self.cosine_distance(l2, l2_a, l2_b);
         let differs = !self.max_abs.magnitude.is_nan();
+        let nonfinite = self.nonfinite.as_deref().copied().unwrap_or_default();
         DiffSummary {
             finite: self.finite,
             changed: self.changed,
@@ -217,11 +228,11 @@ impl DiffPartial {
             cosine: 1.0 - cosine_distance,
             cosine_distance,
             sign_flips: self.sign_flips,
-            nan_a: self.nan_a,
-            nan_b: self.nan_b,
-            inf_a: self.inf_a,
-            inf_b: self.inf_b,
-            nonfinite_mismatch: self.nonfinite_mismatch,
+            nan_a: nonfinite.nan_a,
+            nan_b: nonfinite.nan_b,
+            inf_a: nonfinite.inf_a,
+            inf_b: nonfinite.inf_b,
+            nonfinite_mismatch: nonfinite.mismatch,
             out_of_tolerance: self.out_of_tolerance,
             max_ulp: self.max_ulp,
         }

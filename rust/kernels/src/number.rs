@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 /// The nearest `f64`, and what an integer differs from it.
 ///
 /// A 64-bit integer, or the difference of two, needs up to 65 bits; the nearest `f64` has 53 and
-/// the rest fits in the residual. That keeps an exact value in 16 bytes, and comparable.
+/// the rest fits in the residual. That keeps an exact value in 12 bytes, and comparable.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C, packed(4))]
 pub struct Number {
     nearest: f64,
     residual: i32,
@@ -52,8 +53,8 @@ impl Number {
             (true, false) => Ordering::Less,
             (false, true) => Ordering::Greater,
             (false, false) => self
-                .nearest
-                .partial_cmp(&other.nearest)
+                .to_f64()
+                .partial_cmp(&other.to_f64())
                 .unwrap_or(Ordering::Equal)
                 .then(self.residual.cmp(&other.residual)),
         }

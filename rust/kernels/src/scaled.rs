@@ -4,7 +4,10 @@
 //! cost nothing more than an `f64`.
 
 /// `value · 2^exponent`.
+///
+/// Packed, as a partial has seven of them, and a checkpoint hundreds of thousands of partials.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C, packed(4))]
 pub struct Scaled {
     value: f64,
     exponent: i32,

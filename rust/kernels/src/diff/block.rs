@@ -42,11 +42,11 @@ impl Block<'_> {
     pub(super) fn reduce(&mut self) {
         let (a, b) = (self.a, self.b);
         let domain = a.dtype.domain().max(b.dtype.domain());
-        if self.components > 1 {
+        if domain == Domain::Integer {
+            self.reduce_with_integers();
+        } else if self.components > 1 {
             self.widen();
             self.reduce_floats_singly();
-        } else if domain == Domain::Integer {
-            self.reduce_with_integers();
         } else {
             let reduced = (a.dtype == b.dtype && a.bytes == b.bytes && self.reduce_identical())
                 || (domain == Domain::Narrow && self.reduce_narrow())
@@ -399,18 +399,28 @@ impl Block<'_> {
         }
         let wide_a = *self.wide_a;
         let wide_b = *self.wide_b;
+        let components = self.components;
+        // Beside a complex number an integer has an imaginary part of 0.
+        let integer = |codes: Codes<'_>, index: usize| {
+            if index.is_multiple_of(components) {
+                Value::Integer(integer_at(codes.dtype, codes.bytes, index / components))
+            } else {
+                Value::Integer(0)
+            }
+        };
         match (a.is_float(), b.is_float()) {
-            (false, false) => self.reduce_singly(
-                |index| Value::Integer(integer_at(a.dtype, a.bytes, index)),
-                |index| Value::Integer(integer_at(b.dtype, b.bytes, index)),
-            ),
-            (false, true) => self.reduce_singly(
-                |index| Value::Integer(integer_at(a.dtype, a.bytes, index)),
-                |index| Value::Float(wide_b[index]),
-            ),
+            (false, false) => {
+                self.reduce_singly(|index| integer(a, index), |index| integer(b, index));
+            }
+            (false, true) => {
+                self.reduce_singly(
+                    |index| integer(a, index),
+                    |index| Value::Float(wide_b[index]),
+                );
+            }
             _ => self.reduce_singly(
                 |index| Value::Float(wide_a[index]),
-                |index| Value::Integer(integer_at(b.dtype, b.bytes, index)),
+                |index| integer(b, index),
             ),
         }
     }
@@ -473,12 +483,13 @@ impl Block<'_> {
                 self.difference[index] = value;
             } else {
                 nonfinite = true;
-                partial.nan_a += u64::from(a_value.is_nan());
-                partial.nan_b += u64::from(b_value.is_nan());
-                partial.inf_a += u64::from(a_value.is_infinite());
-                partial.inf_b += u64::from(b_value.is_infinite());
+                let counts = partial.nonfinite.get_or_insert_default();
+                counts.nan_a += u64::from(a_value.is_nan());
+                counts.nan_b += u64::from(b_value.is_nan());
+                counts.inf_a += u64::from(a_value.is_infinite());
+                counts.inf_b += u64::from(b_value.is_infinite());
                 let same = a_value == b_value || a_value.is_nan() && b_value.is_nan();
-                partial.nonfinite_mismatch += u64::from(!same);
+                counts.mismatch += u64::from(!same);
                 element_changed |= !same;
                 self.wide_a[index] = 0.0;
                 self.wide_b[index] = 0.0;

@@ -49,17 +49,28 @@ impl Difference {
     }
 
     fn float_minus_integer(float: f64, integer: i128) -> Self {
-        const EXACT: f64 = (1u128 << 100) as f64;
-        if float.fract() == 0.0 && float.abs() < EXACT {
-            return Self::Integer(float as i128 - integer);
+        /// From here on the last bit of a float is worth more than any integer.
+        const BEYOND: f64 = (1u128 << 120) as f64;
+        /// What a [`Number`] holds exactly.
+        const EXACT: u128 = 1 << 80;
+        if float.abs() >= BEYOND {
+            return Self::Float(float);
         }
-        // Rounded once: below 2^53 by the addition, above, where the fraction only decides which
-        // side of the whole number the difference is on, with half of it standing for any.
-        let whole = float.floor() as i128 - integer;
-        if whole.unsigned_abs() < 1 << 53 {
-            return Self::Float(whole as f64 + (float - float.floor()));
+        let whole = float.trunc() as i128 - integer;
+        let fraction = float - float.trunc();
+        if fraction == 0.0 && whole.unsigned_abs() < EXACT {
+            Self::Integer(whole)
+        } else if fraction == 0.0 {
+            Self::Float(whole as f64)
+        } else if whole.unsigned_abs() < 1 << 53 {
+            // Rounded once, by the addition.
+            Self::Float(whole as f64 + fraction)
+        } else {
+            // Here the fraction only decides on which side of the whole number the difference is,
+            // and a half stands for any.
+            let half = if fraction > 0.0 { 1 } else { -1 };
+            Self::Float((2 * whole + half) as f64 / 2.0)
         }
-        Self::Float((2 * whole + 1) as f64 / 2.0)
     }
 
     #[inline(always)]

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::passes::{
-    ClassifyCodes, NARROW_FOURTH_POWERS, NarrowPass, OnePassSums, Pivot, PowersPass, Survey,
-    SurveyPass, WIDE_FOURTH_POWERS, WidePass, WidePivot,
+    ClassifyCodes, NarrowPass, OnePassSums, Pivot, PowersPass, Survey, SurveyPass, WidePass,
+    WidePivot,
 };
 use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
@@ -168,9 +168,8 @@ impl Block<'_> {
         }
     }
 
-    /// Reduce a whole block of common floats from its codes, if it is harmless. A shorter one is
-    /// not worth it: a fourth power has up to 32 bits, and it takes many for the roundings of
-    /// their sum to cancel.
+    /// Reduce a whole block of common floats from its codes, if it is harmless. Only a
+    /// tensor's last block can be shorter, which is not worth code of its own.
     fn reduce_codes(&mut self) -> bool {
         let count = self.values.len();
         let (Some(format), true) = (self.dtype.float_format(), count == BLOCK) else {
@@ -179,24 +178,24 @@ impl Block<'_> {
         if self.partial.histogram.is_some() {
             return false;
         }
-        let (pivot, sums, range) = match self.dtype {
+        let (pivot, sums) = match self.dtype {
             DType::F32 => {
                 let run = F32Codes::new(self.codes);
                 let pivot = self.level.run(WidePivot(run));
                 let sums = self.level.run(WidePass { run, pivot });
-                (pivot, sums, WIDE_FOURTH_POWERS)
+                (pivot, sums)
             }
             DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
                 with_codes!(self.dtype, run => {
                     let run = run(self.codes);
                     let pivot = self.level.run(Pivot(run));
                     let sums = self.level.run(NarrowPass { run, pivot });
-                    (f64::from(pivot), sums, NARROW_FOURTH_POWERS)
+                    (f64::from(pivot), sums)
                 })
             }
             _ => return false,
         };
-        if !sums.harmless(count, range) {
+        if !sums.harmless(count) {
             return false;
         }
         let [zeros, negatives, subnormals, saturated] = self.level.run(ClassifyCodes {
@@ -217,7 +216,7 @@ impl Block<'_> {
             max,
             powers,
         } = sums;
-        let largest = max.max(-min);
+        let largest = max.max(-min) + 0.0;
         if Number::float(largest).exceeds(self.partial.abs_max.magnitude) {
             self.decode();
             self.record(largest, None);
@@ -255,7 +254,8 @@ impl Block<'_> {
     /// the block's were left out.
     fn reduce_finite(&mut self, survey: &Survey, positions: Option<&[u64]>) {
         self.count(survey);
-        let largest = survey.max.max(-survey.min);
+        // Adding 0.0 turns a −0 into 0.
+        let largest = survey.max.max(-survey.min) + 0.0;
         if self.values.is_empty() {
             return;
         }

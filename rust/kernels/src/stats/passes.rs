@@ -1,8 +1,8 @@
 //! The sums and counts over one block.
 //!
-//! Wide values are surveyed first, then raised to powers around the block's mean. Narrow ones are
-//! done in one pass, in `f32`, around a pivot guessed from the block's beginning; the sums tell
-//! whether that was good enough, as they do for diffs.
+//! The common floats are done in one pass over their codes, around a pivot guessed from the
+//! block's beginning; the sums tell whether that was good enough, as they do for diffs. Other
+//! values are surveyed first, then raised to powers around the block's mean.
 
 use std::ops::RangeInclusive;
 
@@ -112,23 +112,13 @@ impl Pass for PowersPass<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> [f64; 4] {
-        let pivot = simd.splat_f64(self.pivot);
-        let mut sums = [Sum::new(simd); 4];
         let run = Values::new(self.values);
-        let rest = &self.values[run.rows() * 8..];
+        let mut powers = Powers::new(simd, self.pivot);
         for row in 0..run.rows() {
-            let c = run.load(simd, row).map(|half| simd.sub_f64(half, pivot));
-            let square = c.map(|half| simd.mul_f64(half, half));
-            sums[0].add(simd, c);
-            sums[1].add(simd, square);
-            sums[2].add(
-                simd,
-                [simd.mul_f64(square[0], c[0]), simd.mul_f64(square[1], c[1])],
-            );
-            sums[3].add(simd, square.map(|half| simd.mul_f64(half, half)));
+            powers.add(simd, run.load(simd, row));
         }
-        let mut powers = sums.map(|sum| sum.total(simd));
-        for x in rest {
+        let mut powers = powers.total(simd);
+        for x in &self.values[run.rows() * 8..] {
             let c = x - self.pivot;
             let square = c * c;
             powers[0] += c;
@@ -156,21 +146,18 @@ pub(super) struct OnePassSums {
     pub(super) powers: [f64; 4],
 }
 
-/// A fourth power below 2^-149 vanishes in `f32`; a thousand of them are far below 2^-90.
-pub(super) const NARROW_FOURTH_POWERS: RangeInclusive<f64> = 8e-28..=1e37;
-
-/// The same for `f64`, and 2^-900.
-pub(super) const WIDE_FOURTH_POWERS: RangeInclusive<f64> = 1e-270..=1e300;
+/// A fourth power below 2^-1074 vanishes; a thousand of them are far below 2^-900.
+const FOURTH_POWERS: RangeInclusive<f64> = 1e-270..=1e300;
 
 impl OnePassSums {
     /// Whether every value was finite, no power overflowed or vanished, and the pivot was near
     /// enough to the mean, in standard deviations, for the moments not to cancel.
-    pub(super) fn harmless(&self, count: usize, range: RangeInclusive<f64>) -> bool {
+    pub(super) fn harmless(&self, count: usize) -> bool {
         let [first, second, _, fourth] = self.powers;
         let constant = self.min == self.max && second == 0.0;
         let shift = first * first / count as f64;
         self.absolute.is_finite()
-            && (constant || range.contains(&fourth) && shift <= 16.0 * (second - shift))
+            && (constant || FOURTH_POWERS.contains(&fourth) && shift <= 16.0 * (second - shift))
     }
 }
 
@@ -179,33 +166,23 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> OnePassSums {
-        let pivot = [simd.splat_f32(self.pivot); 2];
         let mut absolute = Sum::new(simd);
-        let mut powers = [Sum::new(simd); 4];
+        let mut powers = Powers::new(simd, f64::from(self.pivot));
         let mut min = simd.splat_f32(f32::INFINITY);
         let mut max = simd.splat_f32(f32::NEG_INFINITY);
         for group in 0..self.run.groups() {
             let mut short_absolute = ShortSum::new(simd);
-            let mut first = ShortSum::new(simd);
-            let mut second = ShortSum::new(simd);
-            let mut third = ShortSum::new(simd);
-            let mut fourth = ShortSum::new(simd);
             for quarter in 0..4 {
                 let x = self.run.load(simd, group, quarter);
                 min = simd.min_f32(simd.min_f32(x[0], x[1]), min);
                 max = simd.max_f32(simd.max_f32(x[0], x[1]), max);
                 short_absolute.add(simd, x.map(|row| simd.abs_f32(row)));
-                let c = rows!(simd.sub_f32(x, pivot));
-                let square = rows!(simd.mul_f32(c, c));
-                first.add(simd, c);
-                second.add(simd, square);
-                third.add(simd, rows!(simd.mul_f32(square, c)));
-                fourth.add(simd, rows!(simd.mul_f32(square, square)));
+                // A power has more bits than an f32, and central moments are small differences.
+                for row in x {
+                    powers.add(simd, simd.widen(row));
+                }
             }
             absolute.add_short(simd, short_absolute);
-            for (sum, short) in powers.iter_mut().zip([first, second, third, fourth]) {
-                sum.add_short(simd, short);
-            }
         }
         OnePassSums {
             absolute: absolute.total(simd),
@@ -219,8 +196,39 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
                     .into_iter()
                     .fold(f32::NEG_INFINITY, f32::max),
             ),
-            powers: powers.map(|sum| sum.total(simd)),
+            powers: powers.total(simd),
         }
+    }
+}
+
+/// Sums of the first four powers of `x - pivot`.
+struct Powers<S: Simd> {
+    pivot: [S::F64; 2],
+    sums: [Sum<S>; 4],
+}
+
+impl<S: Simd> Powers<S> {
+    #[inline(always)]
+    fn new(simd: S, pivot: f64) -> Self {
+        Self {
+            pivot: [simd.splat_f64(pivot); 2],
+            sums: [Sum::new(simd); 4],
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, simd: S, x: [S::F64; 2]) {
+        let c = rows!(simd.sub_f64(x, self.pivot));
+        let square = rows!(simd.mul_f64(c, c));
+        self.sums[0].add(simd, c);
+        self.sums[1].add(simd, square);
+        self.sums[2].add(simd, rows!(simd.mul_f64(square, c)));
+        self.sums[3].add(simd, rows!(simd.mul_f64(square, square)));
+    }
+
+    #[inline(always)]
+    fn total(self, simd: S) -> [f64; 4] {
+        self.sums.map(|sum| sum.total(simd))
     }
 }
 
@@ -235,9 +243,8 @@ impl<R: WideRun> Pass for WidePass<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> OnePassSums {
-        let pivot = [simd.splat_f64(self.pivot); 2];
         let mut absolute = Sum::new(simd);
-        let mut powers = [Sum::new(simd); 4];
+        let mut powers = Powers::new(simd, self.pivot);
         let mut min = simd.splat_f64(f64::INFINITY);
         let mut max = simd.splat_f64(f64::NEG_INFINITY);
         for row in 0..self.run.rows() {
@@ -245,12 +252,7 @@ impl<R: WideRun> Pass for WidePass<R> {
             min = simd.min_f64(simd.min_f64(x[0], x[1]), min);
             max = simd.max_f64(simd.max_f64(x[0], x[1]), max);
             absolute.add(simd, x.map(|half| simd.abs_f64(half)));
-            let c = rows!(simd.sub_f64(x, pivot));
-            let square = rows!(simd.mul_f64(c, c));
-            powers[0].add(simd, c);
-            powers[1].add(simd, square);
-            powers[2].add(simd, rows!(simd.mul_f64(square, c)));
-            powers[3].add(simd, rows!(simd.mul_f64(square, square)));
+            powers.add(simd, x);
         }
         OnePassSums {
             absolute: absolute.total(simd),
@@ -262,7 +264,7 @@ impl<R: WideRun> Pass for WidePass<R> {
                 .array_f64(max)
                 .into_iter()
                 .fold(f64::NEG_INFINITY, f64::max),
-            powers: powers.map(|sum| sum.total(simd)),
+            powers: powers.total(simd),
         }
     }
 }
