@@ -29,8 +29,13 @@ def write(output: str | None, write_to: Callable[[TextIO], None]) -> None:
     if output is None:
         write_to(sys.stdout)
         return
-    with atomic_text(output) as stream:
-        write_to(stream)
+    try:
+        with atomic_text(output) as stream:
+            write_to(stream)
+    except OSError as error:
+        # what a write to an open file raises names no file
+        error.filename = error.filename or output
+        raise
 
 
 def chosen(

@@ -16,7 +16,7 @@ pub use stats::StatsTable;
 
 use std::borrow::Cow;
 
-use ckptdiff_kernels::{DType, Histogram};
+use ckptdiff_kernels::{DType, Histogram, Number};
 
 use crate::manifest::StoredDType;
 
@@ -99,8 +99,17 @@ const QUANTILES: [(&str, f64); 4] = [
     ("abs_p999", 0.999),
 ];
 
-fn quantile(histogram: Option<&Histogram>, share: f64) -> Cell<'static> {
-    Cell::Float(histogram.map_or(f64::NAN, |histogram| histogram.quantile(share)))
+/// Estimated in its power of two, of which the largest magnitude is known exactly.
+fn quantile(histogram: Option<&Histogram>, share: f64, largest: Number) -> Cell<'static> {
+    Cell::Float(histogram.map_or(f64::NAN, |histogram| {
+        let estimate = histogram.quantile(share);
+        // The largest is NaN where nothing was counted, as is the estimate.
+        if estimate > largest.to_f64() {
+            largest.to_f64()
+        } else {
+            estimate
+        }
+    }))
 }
 
 /// How a dtype stands in a row.

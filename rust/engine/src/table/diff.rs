@@ -289,7 +289,9 @@ impl DiffColumn {
         match self.source {
             Source::Summary(cell) => cell(row),
             Source::Above(position) => Cell::Count(row.partial.above(position)),
-            Source::Quantile(share) => quantile(row.partial.histogram(), share),
+            Source::Quantile(share) => {
+                quantile(row.partial.histogram(), share, row.summary.max_abs)
+            }
         }
     }
 }

@@ -216,7 +216,9 @@ impl StatsColumn {
     fn cell<'a>(&self, row: &Row<'a>) -> Cell<'a> {
         match self.source {
             Source::Summary(cell) => cell(row),
-            Source::Quantile(share) => quantile(row.partial.histogram(), share),
+            Source::Quantile(share) => {
+                quantile(row.partial.histogram(), share, row.summary.abs_max)
+            }
             Source::Hash => row.hash.map_or(Cell::Null, |hash| {
                 let hex = blake3::Hash::from_bytes(*hash).to_hex();
                 Cell::Text(Cow::Owned(hex.to_string()))
