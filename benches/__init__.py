@@ -1,0 +1,1 @@
+"""How fast: ``python -m benches.table`` prints the comparison, ``bench_diff.py`` is for pytest."""
