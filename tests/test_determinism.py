@@ -179,8 +179,17 @@ def test_the_command_writes_what_the_library_does(single: Path, tmp_path: Path) 
 
 def test_the_order_of_names_is_one_whatever_the_file_says(tmp_path: Path) -> None:
     """Digit runs are numbers, of any length and with leading zeros; no order of writing shows."""
-    names = ["w10", "w9", "w09", "w009", "w", "W10", "w10.b", "w10.a2", "w10.a10", "é1", "é", "",
-             "7", "07", "x" + "9" * 400, "x1" + "0" * 400, "x" + "0" * 30 + "5", ".", "w.10", "w-1"]  # fmt: skip
+    names = ["w10", "w9", "w09", "w009", "w", "W10", "w10.b", "w10.a2", "w10.a10", "é1", "é", ""]
+    names += [
+        "7",
+        "07",
+        "x" + "9" * 400,
+        "x1" + "0" * 400,
+        "x" + "0" * 30 + "5",
+        ".",
+        "w.10",
+        "w-1",
+    ]
     rng = np.random.default_rng(0)
     texts = set()
     for trial in range(6):

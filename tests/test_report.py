@@ -253,7 +253,7 @@ def test_a_merge_has_the_worst_verdict_and_says_mixed(tmp_path: Path) -> None:
 
 
 def test_the_total_of_every_dtype_together(tmp_path: Path) -> None:
-    """Integers, floats and complex numbers in one group: sums add up, extremes are one of theirs."""
+    """Integers, floats, complex numbers in one group: sums add up, extremes are one of theirs."""
     a = {name: wild(dtype, (36,), 1) for name, dtype in DTYPES.items()}
     b = {name: perturbed(t, 2) for name, t in a.items()}
     paths = write_file(tmp_path / "a.safetensors", a), write_file(tmp_path / "b.safetensors", b)

@@ -188,6 +188,6 @@ def stats(
 def _refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
     """Raise where the globs leave no tensor on any side: success on nothing would be a lie."""
     tensors = sum(len(checkpoint) for checkpoint, _ in sides)
-    left_out = sum(len(named.reasons) for _, named in sides)
+    left_out = sum(named.left_out for _, named in sides)
     if tensors and left_out == tensors:
         raise ValueError(f"include and exclude leave none of {tensors} tensors to look at")

@@ -121,7 +121,15 @@ class DiffReport(Report):
     @cached_property
     def excluded(self) -> Sequence[NotCompared]:
         """The tensors of both sides that the globs left out, with the reason."""
-        return (*not_compared("a", self._named_a), *not_compared("b", self._named_b))
+        return (
+            *not_compared("a", self._named_a, self._a),
+            *not_compared("b", self._named_b, self._b),
+        )
+
+    @property
+    def left_out(self) -> int:
+        """How many tensors of both sides the globs left out."""
+        return self._named_a.left_out + self._named_b.left_out
 
     @property
     def coverage(self) -> dict[str, SideCoverage]:

@@ -20,6 +20,7 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO, overload
 
 from ckptdiff._core import Table
+from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.groups import Grouping, group_key
 from ckptdiff.naming.rules import Named
 from ckptdiff.rows import Row, Rows
@@ -245,6 +246,11 @@ class Report(ABC):
     def nonfinite_rows(self) -> list[int]:
         """Which of the run's rows have a NaN or an infinity that needs attention."""
 
+    @property
+    @abstractmethod
+    def left_out(self) -> int:
+        """How many tensors the globs left out, of all sides."""
+
     @abstractmethod
     def _by_attention(self) -> Rows:
         """The rows shown, those first that a reader should see first."""
@@ -260,10 +266,11 @@ class Report(ABC):
         return report
 
 
-def not_compared(side: str, named: Named) -> Iterator[NotCompared]:
+def not_compared(side: str, named: Named, checkpoint: Checkpoint) -> Iterator[NotCompared]:
     """The tensors of one side that the globs left out."""
-    for reason, name in named.reasons.values():
-        yield NotCompared(side, name, reason)
+    if named.left_out:
+        for reason, name in named.reasons(checkpoint.names()):
+            yield NotCompared(side, name, reason)
 
 
 def histogram_of(table: Table, index: int) -> Histogram | None:

@@ -48,7 +48,12 @@ class StatsReport(Report):
     @cached_property
     def excluded(self) -> Sequence[NotCompared]:
         """The tensors that the globs left out, with the reason."""
-        return tuple(not_compared("a", self._named))
+        return tuple(not_compared("a", self._named, self._a))
+
+    @property
+    def left_out(self) -> int:
+        """How many tensors the globs left out."""
+        return self._named.left_out
 
     @cached_property
     def coverage(self) -> SideCoverage:

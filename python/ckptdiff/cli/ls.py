@@ -51,7 +51,7 @@ def command(
     indices: Sequence[int] = range(len(checkpoint))
     if rules != Rules():
         named = apply_rules(checkpoint.names(), rules, ())
-        indices = [index for index in indices if index not in named.reasons]
+        indices = [index for index in indices if named.keeps(index)]
         for note in unmatched(rules, named):
             print_message(f"warning: {note}")
     listing = Listing(checkpoint, indices)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-__all__ = ["Named", "Rename", "Rules", "apply_rules", "parse_rename", "unmatched"]
+__all__ = ["CHOICES", "Named", "Rename", "Rules", "apply_rules", "parse_rename", "unmatched"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +87,40 @@ class Rules:
         )
 
 
+#: Why a tensor is left out, or not, by the codes of :attr:`Named.choices`.
+CHOICES = ("kept", "not_included", "excluded")
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """The outcome for one checkpoint.
 
     ``names[i]`` is the name under which tensor ``i`` is compared, None if it is left out; the
-    whole list is None where every tensor is compared under its own name. ``reasons`` says for
-    each index left out whether it was ``not_included`` or ``excluded``, with the name that the
-    globs saw. ``matched`` holds the rules (as text) that matched at least one name.
+    whole list is None where every tensor is compared under its own name. ``choices[i]`` is what
+    the globs made of tensor ``i``, as an index of :data:`CHOICES`; it is empty where all are kept,
+    a byte each elsewhere, as there can be a million. ``renames`` are those the names went through.
+    ``matched`` holds the rules (as text) that matched at least one name.
     """
 
     names: list[str | None] | None
-    reasons: dict[int, tuple[str, str]] = field(default_factory=dict)
+    choices: bytes = b""
+    renames: tuple[Rename, ...] = ()
     matched: frozenset[str] = frozenset()
+
+    @property
+    def left_out(self) -> int:
+        """How many tensors the globs leave out."""
+        return len(self.choices) - self.choices.count(0)
+
+    def keeps(self, index: int) -> bool:
+        """Whether the globs leave tensor ``index`` in."""
+        return not self.choices or self.choices[index] == 0
+
+    def reasons(self, stored: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """(reason, name that the globs saw) of each tensor left out, of the names ``stored``."""
+        for choice, name in zip(self.choices, stored, strict=False):
+            if choice:
+                yield CHOICES[choice], _renamed(name, self.renames)
 
 
 def apply_rules(stored: Sequence[str], rules: Rules, renames: Sequence[Rename]) -> Named:
@@ -108,25 +129,23 @@ def apply_rules(stored: Sequence[str], rules: Rules, renames: Sequence[Rename]) 
     Raises ValueError where two tensors would be compared under one name.
     """
     matched: set[str] = set()
-    renamed = _rename(stored, renames, matched) if renames else list(stored)
+    renamed = _rename(stored, renames, matched) if renames else stored
     include = [(glob, re.compile(fnmatch.translate(glob))) for glob in rules.include]
     exclude = [(glob, re.compile(fnmatch.translate(glob))) for glob in rules.exclude]
     names: list[str | None] = []
-    reasons: dict[int, tuple[str, str]] = {}
-    for index, name in enumerate(renamed):
+    choices = bytearray()
+    for name in renamed:
         # every glob is tried, not only the first that matches: an unused one is reported
         including = [glob for glob, pattern in include if pattern.match(name)]
         excluding = [glob for glob, pattern in exclude if pattern.match(name)]
         matched.update(f"include {glob}" for glob in including)
         matched.update(f"exclude {glob}" for glob in excluding)
-        if excluding or (include and not including):
-            reasons[index] = ("excluded" if excluding else "not_included", name)
-            names.append(None)
-        else:
-            names.append(name)
+        choice = "excluded" if excluding else "kept" if including or not include else "not_included"
+        choices.append(CHOICES.index(choice))
+        names.append(name if choice == "kept" else None)
     if renames:
         _refuse_collisions(stored, names)
-    return Named(names, reasons, frozenset(matched))
+    return Named(names, bytes(choices), tuple(renames), frozenset(matched))
 
 
 def unmatched(rules: Rules, *outcomes: Named) -> list[str]:
@@ -156,6 +175,12 @@ def _rename(stored: Sequence[str], renames: Sequence[Rename], matched: set[str])
         if found:
             matched.add(f"rename {rename}")
     return names
+
+
+def _renamed(name: str, renames: Iterable[Rename]) -> str:
+    for rename in renames:
+        name = rename.pattern.sub(rename.replacement, name)
+    return name
 
 
 def _refuse_collisions(stored: Sequence[str], names: Sequence[str | None]) -> None:

@@ -33,9 +33,9 @@ def coverage_texts(report: Report, width: int | None = None) -> list[str]:
     sides: dict[str, SideCoverage] = {}
     verb, excluded = "read", 0
     if isinstance(report, DiffReport):
-        verb, excluded, sides = "compared", len(report.excluded), report.coverage
+        verb, excluded, sides = "compared", report.left_out, report.coverage
     elif isinstance(report, StatsReport):
-        excluded, sides = len(report.excluded), {"a": report.coverage}
+        excluded, sides = report.left_out, {"a": report.coverage}
     names = [side.upper() for side in sides]
     if all(side.complete for side in sides.values()):
         return [f"{verb} all of {' and all of '.join(names)}"]
