@@ -6,13 +6,7 @@
 >>> report.by("layer").columns["rel_l2"]
 """
 
-from ckptdiff._core import __version__
-from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
-from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
-from ckptdiff.diff_report import DiffReport
-from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.rows import Row
-from ckptdiff.stats_report import StatsReport
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Checkpoint",
@@ -29,3 +23,37 @@ __all__ = [
     "open",
     "stats",
 ]
+
+if TYPE_CHECKING:
+    from ckptdiff._core import __version__
+    from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
+    from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
+    from ckptdiff.diff_report import DiffReport
+    from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
+    from ckptdiff.rows import Row
+    from ckptdiff.stats_report import StatsReport
+else:
+    # Names are imported when they are asked for (PEP 562): the command line, which is inside this
+    # package, answers --help and Ctrl-C before the core and the renderers are there.
+    _HOMES = {
+        "_core": ("__version__",),
+        "api": ("diff", "open", "stats"),
+        "checkpoint": ("Checkpoint", "Span", "TensorRef"),
+        "diff_report": ("DiffReport",),
+        "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
+        "rows": ("Row",),
+        "stats_report": ("StatsReport",),
+    }
+
+    def __getattr__(name):
+        import importlib
+
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(importlib.import_module(f"ckptdiff.{home}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

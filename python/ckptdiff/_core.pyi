@@ -82,6 +82,12 @@ class Manifest:
     def __len__(self) -> int: ...
     def names(self) -> list[str]: ...
     def find(self, name: str) -> int | None: ...
+    def tensors(
+        self, indices: Sequence[int]
+    ) -> list[tuple[str, str, tuple[int, ...], int, int, tuple[str, ...]]]:
+        """(name, dtype, shape, elements, bytes, files) of each tensor; no file in memory."""
+    def sums(self, indices: Sequence[int] | None = None) -> list[tuple[str, int, int, int]]:
+        """(dtype, tensors, elements, bytes) of each dtype among these tensors, or among all."""
     def tensor(
         self, index: int
     ) -> tuple[str, str, tuple[int, ...], int, list[tuple[str, int, int]]]:
@@ -133,8 +139,13 @@ class Table:
     def __len__(self) -> int: ...
     @property
     def column_names(self) -> list[str]: ...
-    def column(self, name: str) -> tuple[str, bytes] | list[object]:
-        """A numeric column as (numpy typestr, little-endian bytes), any other as a list."""
+    def column(
+        self, name: str, start: int = 0, stop: int | None = None
+    ) -> tuple[str, bytes] | list[object]:
+        """A numeric column as (numpy typestr, little-endian bytes), any other as a list.
+
+        ``start`` and ``stop`` choose rows, as a slice does.
+        """
     def rows(self, start: int, stop: int) -> list[tuple[object, ...]]:
         """Rows [start, stop) in the order of ``column_names``, integers exact."""
     def json_rows(self, start: int, stop: int) -> str:

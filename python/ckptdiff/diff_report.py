@@ -171,8 +171,11 @@ class DiffReport(Report):
         changed = self._rows.values("changed")
         relative = self._rows.values("rel_l2")
 
-        def key(index: int) -> tuple[bool, bool, float]:
-            value = relative[index]
-            return mismatch[index] == 0, changed[index] == 0, -value if value == value else 0.0
+        def tier(index: int) -> int:
+            return 0 if mismatch[index] else 1 if changed[index] else 2
 
-        return self._rows.sorted_by(key)
+        def number(index: int) -> float:
+            value = relative[index]
+            return value if value == value else 0.0
+
+        return self._rows.tiered(tier, number)

@@ -62,6 +62,9 @@ class Row(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._positions)
 
+    def __contains__(self, column: object) -> bool:
+        return column in self._positions
+
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._positions]
 
@@ -122,6 +125,12 @@ class Rows:
                 length += 1
             yield start, start + length
             position += length
+
+    def names(self) -> Iterator[str]:
+        """The names of the rows, in the table's order, of which whole slices can be had."""
+        order = self.order if isinstance(self.order, range) else sorted(self.order)
+        for start, stop in Rows(self.table, order).runs():
+            yield from self.table.column("name", start, stop)  # type: ignore[misc]
 
     def row(self, index: int) -> Row:
         """The row at an index of the table, which need not be among those shown."""
@@ -189,9 +198,21 @@ class Rows:
             self.table, sorted(order, key=values.__getitem__, reverse=descending) + undefined
         )
 
-    def sorted_by(self, key: Callable[[int], Any]) -> Rows:
-        """The same rows ordered by a key of their index in the table, smallest first."""
-        return Rows(self.table, sorted(self.order, key=key))
+    def tiered(
+        self, tier: Callable[[int], int], number: Callable[[int], float] | None = None
+    ) -> Rows:
+        """The same rows ordered by a tier of their index in the table, 0 first.
+
+        In a tier those with the largest ``number`` come first. A tuple of the two for each row, as
+        a key to sort by, would take as much memory as the partials.
+        """
+        tiers: dict[int, list[int]] = {}
+        for index in self.order:
+            tiers.setdefault(tier(index), []).append(index)
+        order: list[int] = []
+        for _, indices in sorted(tiers.items()):
+            order += indices if number is None else sorted(indices, key=number, reverse=True)
+        return Rows(self.table, order)
 
     def head(self, count: int) -> Rows:
         """The first ``count`` rows of this order."""
@@ -207,11 +228,10 @@ class Rows:
         ``key`` maps a name to the name of its group. Groups come in the order in which their first
         row does; only rows in this order take part.
         """
-        names = self.values("name")
         numbers: dict[str, int] = {}
         groups = [-1] * len(self.table)
-        for index in sorted(self.order):
-            groups[index] = numbers.setdefault(key(names[index]), len(numbers))
+        for index, name in zip(sorted(self.order), self.names(), strict=True):
+            groups[index] = numbers.setdefault(key(name), len(numbers))
         return Rows(self.table.merged(groups, list(numbers)))
 
     def merged_into_one(self) -> Rows:

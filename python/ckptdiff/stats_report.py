@@ -78,7 +78,9 @@ class StatsReport(Report):
         nonfinite = [self._rows.values(name) for name in ("nan", "pos_inf", "neg_inf")]
         saturated = self._rows.values("saturated")
 
-        def key(index: int) -> tuple[bool, bool]:
-            return not any(counts[index] for counts in nonfinite), saturated[index] == 0
+        def tier(index: int) -> int:
+            if any(counts[index] for counts in nonfinite):
+                return 0 if saturated[index] else 1
+            return 2 if saturated[index] else 3
 
-        return self._rows.sorted_by(key)
+        return self._rows.tiered(tier)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ckptdiff.cli.errors import TROUBLE, Stopped, exit_status_of
+from ckptdiff.cli.termination import unwinding_when_terminated
 
 __all__ = ["main"]
 
@@ -78,7 +79,9 @@ class LazyGroup(click.Group):
 
         if not standalone_mode:
             return run()
-        sys.exit(exit_status_of(run))
+        with unwinding_when_terminated():
+            status = exit_status_of(run)
+        sys.exit(status)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

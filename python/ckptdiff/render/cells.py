@@ -4,6 +4,9 @@ The table, Markdown and HTML show the same columns. Programs get every column fr
 ``report.columns``; here are the few that answer "what changed, by how much, and is it sane?".
 A column that would say nothing (dtypes that are all alike, non-finite counts that are all zero) is
 left out.
+
+Rows are asked by subscript, which takes an eighth of the time that an attribute does: a table of
+200,000 rows has four million cells.
 """
 
 from __future__ import annotations
@@ -87,36 +90,36 @@ def shown_columns(report: Report) -> list[ShownColumn]:
 
 
 def _diff_columns(report: DiffReport, rows: Sequence[Row], axis: range) -> list[ShownColumn]:
-    largest = max((row.rel_l2 for row in rows if math.isfinite(row.rel_l2)), default=0.0)
+    largest = max((row["rel_l2"] for row in rows if math.isfinite(row["rel_l2"])), default=0.0)
     all_rows = len(report) > len(rows)
     columns = [
         ShownColumn(Column(""), lambda row, _: _verdict(row)),
         _name_column(report),
         *_size_columns(report),
     ]
-    if all_rows or _differ((row.dtype_a, row.dtype_b) for row in rows):
+    if all_rows or _differ((row["dtype_a"], row["dtype_b"]) for row in rows):
         columns.append(ShownColumn(Column("dtype", priority=5), lambda row, _: Cell(_dtypes(row))))
     columns += [
         ShownColumn(
             Column("changed", right=True, priority=2),
-            lambda row, _: Cell(percent(row.changed, row.numel)),
+            lambda row, _: Cell(percent(row["changed"], row["numel"])),
         ),
-        ShownColumn(Column("max |d|", right=True), lambda row, _: _measure(row.max_abs)),
-        ShownColumn(Column("rel L2", right=True), lambda row, _: _measure(row.rel_l2)),
+        ShownColumn(Column("max |d|", right=True), lambda row, _: _measure(row["max_abs"])),
+        ShownColumn(Column("rel L2", right=True), lambda row, _: _measure(row["rel_l2"])),
         ShownColumn(
             Column("", priority=3),
-            lambda row, _: Cell(bar(row.rel_l2, largest, _BAR_WIDTH), "cyan"),
+            lambda row, _: Cell(bar(row["rel_l2"], largest, _BAR_WIDTH), "cyan"),
         ),
         ShownColumn(
             Column("cos dist", right=True, priority=6),
-            lambda row, _: _measure(row.cosine_distance),
+            lambda row, _: _measure(row["cosine_distance"]),
         ),
     ]
     if report.options.atol or report.options.rtol:
         columns.append(
             ShownColumn(
                 Column("out of tol", right=True, priority=1),
-                lambda row, _: _count(row.out_of_tolerance, "yellow"),
+                lambda row, _: _count(row["out_of_tolerance"], "yellow"),
             )
         )
     columns += [_threshold_column(threshold) for threshold in report.options.thresholds]
@@ -130,26 +133,26 @@ def _diff_columns(report: DiffReport, rows: Sequence[Row], axis: range) -> list[
 def _stats_columns(report: StatsReport, rows: Sequence[Row], axis: range) -> list[ShownColumn]:
     all_rows = len(report) > len(rows)
     columns = [_name_column(report), *_size_columns(report)]
-    if all_rows or _differ(row.dtype for row in rows):
-        columns.append(ShownColumn(Column("dtype", priority=4), lambda row, _: Cell(row.dtype)))
+    if all_rows or _differ(row["dtype"] for row in rows):
+        columns.append(ShownColumn(Column("dtype", priority=4), lambda row, _: Cell(row["dtype"])))
     columns += [
-        ShownColumn(Column("mean", right=True), lambda row, _: _number(row.mean)),
-        ShownColumn(Column("std", right=True), lambda row, _: _number(row.std)),
-        ShownColumn(Column("min", right=True, priority=2), lambda row, _: _number(row.min)),
-        ShownColumn(Column("max", right=True, priority=2), lambda row, _: _number(row.max)),
+        ShownColumn(Column("mean", right=True), lambda row, _: _number(row["mean"])),
+        ShownColumn(Column("std", right=True), lambda row, _: _number(row["std"])),
+        ShownColumn(Column("min", right=True, priority=2), lambda row, _: _number(row["min"])),
+        ShownColumn(Column("max", right=True, priority=2), lambda row, _: _number(row["max"])),
         ShownColumn(
-            Column("kurtosis", right=True, priority=6), lambda row, _: _number(row.kurtosis)
+            Column("kurtosis", right=True, priority=6), lambda row, _: _number(row["kurtosis"])
         ),
         ShownColumn(
             Column("zeros", right=True, priority=3),
-            lambda row, _: Cell(percent(row.zeros, row.numel)),
+            lambda row, _: Cell(percent(row["zeros"], row["numel"])),
         ),
     ]
-    if all_rows or any(row.saturated for row in rows):
+    if all_rows or any(row["saturated"] for row in rows):
         columns.append(
             ShownColumn(
                 Column("saturated", right=True, priority=1),
-                lambda row, _: _count(row.saturated, "red"),
+                lambda row, _: _count(row["saturated"], "red"),
             )
         )
     if all_rows or any(nonfinite_cell(row).text for row in rows):
@@ -163,7 +166,7 @@ def _stats_columns(report: StatsReport, rows: Sequence[Row], axis: range) -> lis
 
 def _name_column(report: Report) -> ShownColumn:
     header = "tensor" if report.selection.by == "tensor" else report.selection.by
-    return ShownColumn(Column(header, flexible=True), lambda row, _: Cell(escape(row.name)))
+    return ShownColumn(Column(header, flexible=True), lambda row, _: Cell(escape(row["name"])))
 
 
 def _size_columns(report: Report) -> list[ShownColumn]:
@@ -174,18 +177,19 @@ def _size_columns(report: Report) -> list[ShownColumn]:
         ]
     return [
         ShownColumn(
-            Column("tensors", right=True, priority=5), lambda row, _: Cell(thousands(row.tensors))
+            Column("tensors", right=True, priority=5),
+            lambda row, _: Cell(thousands(row["tensors"])),
         ),
         ShownColumn(
             Column("elements", right=True, priority=4),
-            lambda row, _: Cell(human_count(row.numel)),
+            lambda row, _: Cell(human_count(row["numel"])),
         ),
     ]
 
 
 def _size(row: Row) -> str:
     # a merged row has no shape: its number of elements stands there
-    return human_count(row.numel) if row.shape is None else shape_text(row.shape)
+    return human_count(row["numel"]) if row["shape"] is None else shape_text(row["shape"])
 
 
 def _threshold_column(threshold: float) -> ShownColumn:
@@ -198,9 +202,9 @@ def _threshold_column(threshold: float) -> ShownColumn:
 
 def _floats(row: Row) -> int:
     """How many floats were reduced: thresholds count both parts of a complex number."""
-    dtypes = (row.dtype_a, row.dtype_b)
+    dtypes = (row["dtype_a"], row["dtype_b"])
     complex_parts = any(dtype in ("C64", "C128") for dtype in dtypes)
-    return int(row.numel) * (2 if complex_parts else 1)
+    return int(row["numel"]) * (2 if complex_parts else 1)
 
 
 def _histogram_columns(report: Report, axis: range) -> list[ShownColumn]:
@@ -230,13 +234,13 @@ def _spark(histogram: Histogram | None, axis: range) -> str:
 
 
 def _verdict(row: Row) -> Cell:
-    return Cell(VERDICT_MARKS.get(row.verdict, ""), VERDICT_STYLES.get(row.verdict, ""))
+    return Cell(VERDICT_MARKS.get(row["verdict"], ""), VERDICT_STYLES.get(row["verdict"], ""))
 
 
 def _dtypes(row: Row) -> str:
-    if row.dtype_a == row.dtype_b:
-        return str(row.dtype_a)
-    return f"{row.dtype_a}→{row.dtype_b}"
+    if row["dtype_a"] == row["dtype_b"]:
+        return str(row["dtype_a"])
+    return f"{row['dtype_a']}→{row['dtype_b']}"
 
 
 def _number(value: object) -> Cell:
@@ -254,20 +258,23 @@ def _count(count: int, style: str) -> Cell:
 
 
 def _hash(row: Row) -> Cell:
-    return Cell(row.hash[:16] + "…" if "hash" in row else "", "dim")
+    return Cell(row["hash"][:16] + "…" if "hash" in row else "", "dim")
 
 
 def nonfinite_cell(row: Row) -> Cell:
     """``NaN 1, Inf 2``, or ``NaN 0→1`` for a diff; red where one side lacks what the other has."""
     if "nan" in row:
-        counts = (("NaN", row.nan), ("Inf", row.pos_inf), ("-Inf", row.neg_inf))
+        counts = (("NaN", row["nan"]), ("Inf", row["pos_inf"]), ("-Inf", row["neg_inf"]))
         return Cell(", ".join(f"{word} {count:,}" for word, count in counts if count), "bold red")
     parts = []
-    for word, before, after in (("NaN", row.nan_a, row.nan_b), ("Inf", row.inf_a, row.inf_b)):
+    for word, before, after in (
+        ("NaN", row["nan_a"], row["nan_b"]),
+        ("Inf", row["inf_a"], row["inf_b"]),
+    ):
         if before or after:
             change = f"→{after:,}" if before != after else ""
             parts.append(f"{word} {before:,}{change}")
-    return Cell(", ".join(parts), "bold red" if row.nonfinite_mismatch else "yellow")
+    return Cell(", ".join(parts), "bold red" if row["nonfinite_mismatch"] else "yellow")
 
 
 def _differ(values: Iterable[object]) -> bool:

@@ -21,7 +21,7 @@ from ckptdiff.report import Report, Selection
 from ckptdiff.rows import Rows
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["checkpoint_object", "encode", "write_object", "write_report"]
+__all__ = ["Encoded", "checkpoint_object", "encode", "write_object", "write_report"]
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
 

@@ -12,11 +12,12 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 
 from ckptdiff.render.screen import Screen
 
-__all__ = ["Cell", "Column", "cut_middle", "display_width", "table_lines"]
+__all__ = ["Cell", "Column", "Strip", "cut_middle", "display_width", "table_lines", "widest"]
 
 _GAP = "  "
 _NARROWEST_NAME = 16
@@ -44,43 +45,54 @@ class Column:
     priority: int = 0
 
 
+class Strip(NamedTuple):
+    """A column's part of a block of rows: texts, and a style for each of them or one for all."""
+
+    texts: Sequence[str]
+    styles: Sequence[str] | str = ""
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell]) -> Strip:
+        """The strip of these cells."""
+        return cls([cell.text for cell in cells], [cell.style for cell in cells])
+
+
 def table_lines(
     columns: Sequence[Column],
-    blocks: Iterable[Sequence[Sequence[Cell]]],
+    blocks: Iterable[Sequence[Strip]],
     screen: Screen,
     *,
-    footer: Sequence[Sequence[Cell]] = (),
+    footer: Sequence[Cell] = (),
     widest_name: int = 0,
 ) -> Iterator[str]:
     """The lines of a table: header, rows, and the footer below a rule.
 
-    ``widest_name`` is a least width of the flexible column, for blocks that are not there yet.
+    A block has a strip for each column. ``widest_name`` is a least width of the flexible column,
+    for blocks that are not there yet.
     """
-    headers = [Cell(screen.text(column.header), "bold") for column in columns]
-    foot = [[_shown(cell, screen) for cell in row] for row in footer]
-    widths = [display_width(cell.text) for cell in headers]
+    header = [Strip([screen.text(column.header)], "bold") for column in columns]
+    foot = [Strip([screen.text(cell.text)], [cell.style]) for cell in footer]
+    widths = [widest(strip.texts) for strip in header]
     _widen(widths, foot)
     for number, column in enumerate(columns):
         if column.flexible:
             widths[number] = max(widths[number], widest_name)
     kept: list[int] | None = None
     for block in blocks:
-        rows = [[_shown(cell, screen) for cell in row] for row in block]
-        _widen(widths, rows)
+        strips = [_shown(strip, screen) for strip in block]
+        _widen(widths, strips)
         if kept is None:
             kept, widths = _fit(columns, widths, screen.width)
-            yield _line(columns, kept, widths, headers, screen)
-        for row in rows:
-            yield _line(columns, kept, widths, row, screen)
+            yield from _lines(columns, kept, widths, header, screen)
+        yield from _lines(columns, kept, widths, strips, screen)
     if kept is None:
         kept, widths = _fit(columns, widths, screen.width)
         if foot:
-            yield _line(columns, kept, widths, headers, screen)
+            yield from _lines(columns, kept, widths, header, screen)
     if foot:
         rule = screen.text("─") * (sum(widths[number] for number in kept) + 2 * (len(kept) - 1))
         yield screen.style(rule, "dim")
-    for row in foot:
-        yield _line(columns, kept, widths, row, screen)
+        yield from _lines(columns, kept, widths, foot, screen)
 
 
 def display_width(text: str) -> int:
@@ -124,16 +136,30 @@ def cut_middle(text: str, width: int, screen: Screen) -> str:
     return head + mark + tail
 
 
-def _shown(cell: Cell, screen: Screen) -> Cell:
-    return cell if screen.unicode else Cell(screen.text(cell.text), cell.style)
+def _shown(strip: Strip, screen: Screen) -> Strip:
+    if screen.unicode:
+        return strip
+    return Strip([screen.text(text) for text in strip.texts], strip.styles)
 
 
-def _widen(widths: list[int], rows: Iterable[Sequence[Cell]]) -> None:
-    for row in rows:
-        for number, cell in enumerate(row):
-            width = display_width(cell.text)
-            if width > widths[number]:
-                widths[number] = width
+def _is_narrow(texts: Sequence[str]) -> bool:
+    """Whether every character is of Latin-1, each of which takes one column."""
+    # one look at all of them is far cheaper than one at each
+    try:
+        "".join(texts).encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def widest(texts: Sequence[str]) -> int:
+    """How many columns the widest of the texts takes."""
+    return max(map(len if _is_narrow(texts) else display_width, texts), default=0)
+
+
+def _widen(widths: list[int], strips: Sequence[Strip]) -> None:
+    for number, strip in enumerate(strips):
+        widths[number] = max(widths[number], widest(strip.texts))
 
 
 def _fit(
@@ -160,21 +186,28 @@ def _fit(
     return kept, fitted
 
 
-def _line(
+def _lines(
     columns: Sequence[Column],
     kept: Sequence[int],
     widths: Sequence[int],
-    row: Sequence[Cell],
+    strips: Sequence[Strip],
     screen: Screen,
-) -> str:
-    parts = []
-    for number in kept:
-        text, style = row[number]
-        column = columns[number]
-        width = widths[number]
-        if column.flexible:
-            text = cut_middle(text, width, screen)
-        padding = " " * (width - display_width(text))
-        styled = screen.style(text, style)
-        parts.append(padding + styled if column.right else styled + padding)
-    return _GAP.join(parts).rstrip()
+) -> Iterator[str]:
+    padded = [_padded(columns[number], widths[number], strips[number], screen) for number in kept]
+    return (_GAP.join(parts).rstrip() for parts in zip(*padded, strict=True))
+
+
+def _padded(column: Column, width: int, strip: Strip, screen: Screen) -> Iterable[str]:
+    """The texts of a strip, styled, each as wide as the column."""
+    texts = strip.texts
+    if column.flexible and widest(texts) > width:
+        texts = [cut_middle(text, width, screen) for text in texts]
+    if not screen.color and _is_narrow(texts):
+        return [text.rjust(width) if column.right else text.ljust(width) for text in texts]
+    styles = repeat(strip.styles) if isinstance(strip.styles, str) else strip.styles
+    paddings = (" " * (width - display_width(text)) for text in texts)
+    # the padding is not styled: an underlined or inverted one would show
+    styled = map(screen.style, texts, styles)
+    if column.right:
+        return (padding + text for padding, text in zip(paddings, styled, strict=True))
+    return (text + padding for padding, text in zip(paddings, styled, strict=True))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TextIO, TypeVar
 
-from ckptdiff.checkpoint import Checkpoint, TensorRef
+from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.render import json
 from ckptdiff.render.escape import escape
-from ckptdiff.render.layout import Cell, Column, display_width, table_lines
+from ckptdiff.render.layout import Column, Strip, table_lines, widest
 from ckptdiff.render.markdown import code
 from ckptdiff.render.screen import Screen
-from ckptdiff.render.units import human_bytes, human_count, plural, shape_text
+from ckptdiff.render.units import human_bytes, human_count, plural, shape_text, thousands
 
-__all__ = ["Listing", "Sums"]
+__all__ = ["Block", "Listing", "Sums"]
+
+Value = TypeVar("Value", bound=Hashable)
 
 _BLOCK = 1024
 _FIELDS = ("name", "dtype", "shape", "numel", "bytes", "shard")
@@ -31,6 +32,17 @@ class Sums(NamedTuple):
     bytes: int
 
 
+class Block(NamedTuple):
+    """Some tensors, a sequence for each field: rows of a million make too many objects."""
+
+    names: Sequence[str]
+    dtypes: Sequence[str]
+    shapes: Sequence[tuple[int, ...]]
+    numels: Sequence[int]
+    sizes: Sequence[int]
+    shards: Sequence[str]
+
+
 class Listing:
     """Some tensors of a checkpoint, by their positions in natural order of the names."""
 
@@ -38,9 +50,12 @@ class Listing:
         self.checkpoint = checkpoint
         self.indices = indices
 
-    def tensors(self) -> Iterator[TensorRef]:
-        """The tensors in natural order of their names."""
-        return map(self.checkpoint.tensor_at, self.indices)
+    def blocks(self) -> Iterator[Block]:
+        """The tensors in natural order of their names, at most 1024 at a time."""
+        for start in range(0, len(self.indices), _BLOCK):
+            rows = self.checkpoint.manifest.tensors(self.indices[start : start + _BLOCK])
+            names, dtypes, shapes, numels, sizes, files = zip(*rows, strict=True)
+            yield Block(names, dtypes, shapes, numels, sizes, _each(_shard, files))
 
     def write_json(self, stream: TextIO) -> None:
         """Write the schema ``ckptdiff.ls/1``: ``a``, ``summary`` and ``tensors``."""
@@ -50,21 +65,31 @@ class Listing:
         """Write a line per tensor; the shape is the text of a JSON list."""
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_FIELDS)
-        text = escape if stream.isatty() else str
-        for tensor in self.tensors():
-            name, dtype, shard = text(tensor.name), text(tensor.dtype), text(_shard(tensor))
-            shape = str(list(tensor.shape))
-            writer.writerow((name, dtype, shape, tensor.numel, tensor.bytes, shard))
+        text = _escaped if stream.isatty() else list
+        for block in self.blocks():
+            columns = (
+                text(block.names),
+                text(block.dtypes),
+                _each(_list_text, block.shapes),
+                block.numels,
+                block.sizes,
+                text(block.shards),
+            )
+            writer.writerows(zip(*columns, strict=True))
 
     def write_markdown(self, stream: TextIO) -> None:
         """Write a table of the tensors and a line with the sums."""
         stream.write("| tensor | dtype | shape | bytes | shard |\n|---|---|---:|---:|---|\n")
-        for tensor in self.tensors():
-            dtype = escape(tensor.dtype).replace("|", "\\|")
-            shape, shard = shape_text(tensor.shape), code(_shard(tensor))
-            stream.write(
-                f"| {code(tensor.name)} | {dtype} | {shape} | {tensor.bytes:,} | {shard} |\n"
+        for block in self.blocks():
+            columns = (
+                [code(name) for name in block.names],
+                _each(_plain, block.dtypes),
+                _each(shape_text, block.shapes),
+                _each(thousands, block.sizes),
+                _each(code, block.shards),
             )
+            for cells in zip(*columns, strict=True):
+                stream.write(f"| {' | '.join(cells)} |\n")
         stream.write(f"\n{self._sums()}\n")
 
     def table_lines(self, screen: Screen) -> Iterator[str]:
@@ -78,30 +103,25 @@ class Listing:
         with_shard = len(self.checkpoint.files) > 1
         if with_shard:
             columns.append(Column("shard", priority=1))
-        names = self.checkpoint.names()
-        widest = max((display_width(escape(names[index])) for index in self.indices), default=0)
         if self.indices:
-            blocks = self._blocks(with_shard)
-            yield from table_lines(columns, blocks, screen, widest_name=widest)
+            widest_name = max(widest(_escaped(block.names)) for block in self.blocks())
+            strips = self._strips(with_shard)
+            yield from table_lines(columns, strips, screen, widest_name=widest_name)
             yield ""
         yield screen.style(self._sums(), "bold")
         yield screen.style(self._dtype_sums(), "dim")
 
-    def _blocks(self, with_shard: bool) -> Iterator[list[list[Cell]]]:
-        tensors = self.tensors()
-        while block := list(islice(tensors, _BLOCK)):
-            rows = []
-            for tensor in block:
-                row = [
-                    Cell(escape(tensor.name)),
-                    Cell(escape(tensor.dtype), "cyan"),
-                    Cell(shape_text(tensor.shape)),
-                    Cell(f"{tensor.bytes:,}"),
-                ]
-                if with_shard:
-                    row.append(Cell(escape(_shard(tensor)), "dim"))
-                rows.append(row)
-            yield rows
+    def _strips(self, with_shard: bool) -> Iterator[list[Strip]]:
+        for block in self.blocks():
+            strips = [
+                Strip(_escaped(block.names)),
+                Strip(_each(escape, block.dtypes), "cyan"),
+                Strip(_each(shape_text, block.shapes)),
+                Strip(_each(thousands, block.sizes)),
+            ]
+            if with_shard:
+                strips.append(Strip(_each(escape, block.shards), "dim"))
+            yield strips
 
     def _members(self) -> Iterator[tuple[str, object]]:
         yield "schema", "ckptdiff.ls/1"
@@ -123,32 +143,16 @@ class Listing:
                 "dtypes": {dtype: sums._asdict() for dtype, sums in self.sums.items()},
             },
         )
-        yield (
-            "tensors",
-            (
-                {
-                    "name": tensor.name,
-                    "dtype": tensor.dtype,
-                    "shape": tensor.shape,
-                    "numel": tensor.numel,
-                    "bytes": tensor.bytes,
-                    "shard": _shard(tensor) or None,
-                }
-                for tensor in self.tensors()
-            ),
-        )
+        yield "tensors", map(_json_rows, self.blocks())
 
     @cached_property
     def sums(self) -> dict[str, Sums]:
         """Tensors, elements and bytes of each dtype, the one with the most bytes first."""
-        counts: dict[str, list[int]] = {}
-        for tensor in self.tensors():
-            count = counts.setdefault(tensor.dtype, [0, 0, 0])
-            count[0] += 1
-            count[1] += tensor.numel
-            count[2] += tensor.bytes
-        order = sorted(counts, key=lambda dtype: (-counts[dtype][2], dtype))
-        return {dtype: Sums(*counts[dtype]) for dtype in order}
+        every = len(self.indices) == len(self.checkpoint)
+        sums = self.checkpoint.manifest.sums(None if every else self.indices)
+        by_dtype = {dtype: Sums(*counts) for dtype, *counts in sums}
+        order = sorted(by_dtype, key=lambda dtype: (-by_dtype[dtype].bytes, dtype))
+        return {dtype: by_dtype[dtype] for dtype in order}
 
     def _sums(self) -> str:
         elements = sum(sums.elements for sums in self.sums.values())
@@ -168,7 +172,45 @@ class Listing:
         )
 
 
-def _shard(tensor: TensorRef) -> str:
-    """The file that holds the tensor, without its directory; empty in memory."""
-    files = dict.fromkeys(os.path.basename(span.file) for span in tensor.spans if span.file)
-    return ", ".join(files)
+def _json_rows(block: Block) -> json.Encoded:
+    columns = (
+        [json.encode(name) for name in block.names],
+        _each(json.encode, block.dtypes),
+        _each(_list_text, block.shapes),
+        block.numels,
+        block.sizes,
+        _each(_encoded_shard, block.shards),
+    )
+    row = ", ".join(f'"{field}": {{}}' for field in _FIELDS)
+    return json.Encoded(",\n".join(map(f"{{{{{row}}}}}".format, *columns)))
+
+
+def _escaped(texts: Sequence[str]) -> Sequence[str]:
+    # one look at all of them is far cheaper than one at each
+    together = "".join(texts)
+    if together.isascii() and together.isprintable():
+        return texts
+    return [escape(text) for text in texts]
+
+
+def _each(function: Callable[[Value], str], values: Sequence[Value]) -> list[str]:
+    """``function`` of each value, called once for equal ones, of which a checkpoint has many."""
+    results = {value: function(value) for value in set(values)}
+    return [results[value] for value in values]
+
+
+def _plain(dtype: str) -> str:
+    return escape(dtype).replace("|", "\\|")
+
+
+def _list_text(shape: tuple[int, ...]) -> str:
+    return str(list(shape))
+
+
+def _encoded_shard(shard: str) -> str:
+    return json.encode(shard or None)
+
+
+def _shard(files: tuple[str, ...]) -> str:
+    """The files that hold a tensor, without their directory; empty in memory."""
+    return ", ".join(dict.fromkeys(map(os.path.basename, files)))

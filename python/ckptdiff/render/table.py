@@ -22,7 +22,7 @@ from ckptdiff.render.cells import (
 )
 from ckptdiff.render.escape import escape
 from ckptdiff.render.glance import at_a_glance
-from ckptdiff.render.layout import Cell, cut_middle, display_width, table_lines
+from ckptdiff.render.layout import Cell, Strip, cut_middle, display_width, table_lines
 from ckptdiff.render.screen import Screen
 from ckptdiff.render.sentences import (
     coverage_texts,
@@ -158,9 +158,8 @@ def _sanity_lines(report: StatsReport, screen: Screen) -> Iterator[str]:
 
 def _row_lines(report: Report, screen: Screen) -> Iterator[str]:
     shown = shown_columns(report)
-    footer = [] if report.selection.by == "total" else [_total_cells(report, shown)]
-    names = report.rows.values("name")
-    widest = max(display_width(escape(names[index])) for index in report.rows.order)
+    footer = [] if report.selection.by == "total" else _total_cells(report, shown)
+    widest = max(display_width(escape(name)) for name in report.rows.names())
     return table_lines(
         [column.column for column in shown],
         _blocks(report, shown),
@@ -170,10 +169,10 @@ def _row_lines(report: Report, screen: Screen) -> Iterator[str]:
     )
 
 
-def _blocks(report: Report, shown: Sequence[ShownColumn]) -> Iterator[list[list[Cell]]]:
+def _blocks(report: Report, shown: Sequence[ShownColumn]) -> Iterator[list[Strip]]:
     rows = report.rows.indexed()
     while block := list(islice(rows, _BLOCK)):
-        yield [[column.cell(row, index) for column in shown] for index, row in block]
+        yield [Strip.of([column.cell(row, index) for index, row in block]) for column in shown]
 
 
 def _total_cells(report: Report, shown: Sequence[ShownColumn]) -> list[Cell]:

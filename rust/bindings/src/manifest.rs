@@ -1,5 +1,6 @@
 //! `Manifest`: what a checkpoint holds.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use ckptdiff_engine as engine;
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
@@ -18,6 +19,19 @@ pub(crate) struct Manifest {
 }
 
 type Spans = Vec<(String, u64, u64)>;
+
+/// (name, dtype, shape, elements, bytes, files)
+type Listed<'py> = (
+    Bound<'py, PyString>,
+    Bound<'py, PyString>,
+    Bound<'py, PyTuple>,
+    u64,
+    u64,
+    Bound<'py, PyTuple>,
+);
+
+/// (dtype, tensors, elements, bytes)
+type DTypeSum = (String, u64, u128, u128);
 
 #[pymethods]
 impl Manifest {
@@ -77,15 +91,53 @@ impl Manifest {
         self.inner.find(name)
     }
 
+    fn tensors<'py>(&self, python: Python<'py>, indices: Vec<usize>) -> PyResult<Vec<Listed<'py>>> {
+        let mut rows = Vec::with_capacity(indices.len());
+        for index in indices {
+            let tensor = self.at(index)?;
+            let mut files: Vec<Cow<'_, str>> = Vec::new();
+            for span in tensor.spans {
+                let path = self.inner.sources()[span.source as usize].path();
+                let path = path.to_string_lossy();
+                if !path.is_empty() && !files.contains(&path) {
+                    files.push(path);
+                }
+            }
+            rows.push((
+                PyString::new(python, tensor.name),
+                PyString::intern(python, tensor.dtype.name()),
+                PyTuple::new(python, tensor.shape)?,
+                tensor.elements(),
+                tensor.bytes(),
+                PyTuple::new(python, files)?,
+            ));
+        }
+        Ok(rows)
+    }
+
+    #[pyo3(signature = (indices = None))]
+    fn sums(&self, indices: Option<Vec<usize>>) -> PyResult<Vec<DTypeSum>> {
+        if let Some(indices) = &indices {
+            for index in indices {
+                self.at(*index)?;
+            }
+        }
+        let sums = match indices {
+            None => self.inner.sums(0..self.inner.len()),
+            Some(indices) => self.inner.sums(indices),
+        };
+        Ok(sums
+            .into_iter()
+            .map(|(dtype, sum)| (dtype.to_owned(), sum.tensors, sum.elements, sum.bytes))
+            .collect())
+    }
+
     fn tensor<'py>(
         &self,
         python: Python<'py>,
         index: usize,
     ) -> PyResult<(String, String, Bound<'py, PyTuple>, u64, Spans)> {
-        if index >= self.inner.len() {
-            return Err(PyIndexError::new_err("no tensor of that index"));
-        }
-        let tensor = self.inner.tensor(index);
+        let tensor = self.at(index)?;
         let spans = tensor
             .spans
             .iter()
@@ -106,6 +158,14 @@ impl Manifest {
 }
 
 impl Manifest {
+    fn at(&self, index: usize) -> PyResult<engine::TensorView<'_>> {
+        if index < self.inner.len() {
+            Ok(self.inner.tensor(index))
+        } else {
+            Err(PyIndexError::new_err("no tensor of that index"))
+        }
+    }
+
     fn read(
         python: Python<'_>,
         read: impl Send + FnOnce() -> Result<engine::Manifest, engine::Error>,

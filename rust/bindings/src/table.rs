@@ -1,5 +1,7 @@
 //! `Table`: rows and columns as Python values.
 
+use std::ops::Range;
+
 use ckptdiff_engine::{Cell, Column, DiffTable, StatsTable, Table as _, json_rows};
 use pyo3::exceptions::{PyIndexError, PyKeyError, PyValueError};
 use pyo3::prelude::*;
@@ -36,8 +38,16 @@ impl Table {
         delegate!(self, table => table.column_names().collect())
     }
 
-    fn column<'py>(&self, python: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
-        let column = python.detach(|| delegate!(self, table => table.column(name)));
+    #[pyo3(signature = (name, start = 0, stop = None))]
+    fn column<'py>(
+        &self,
+        python: Python<'py>,
+        name: &str,
+        start: usize,
+        stop: Option<usize>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let rows = self.rows_within(start, stop.unwrap_or(usize::MAX));
+        let column = python.detach(|| delegate!(self, table => table.column(name, rows)));
         match column {
             None => Err(PyKeyError::new_err(name.to_owned())),
             Some(Column::Counts(counts)) => {
@@ -64,8 +74,8 @@ impl Table {
         start: usize,
         stop: usize,
     ) -> PyResult<Bound<'py, PyList>> {
-        let stop = stop.min(self.__len__());
-        let rows = (start..stop)
+        let rows = self
+            .rows_within(start, stop)
             .map(|row| {
                 let cells = delegate!(self, table => table.row(row));
                 let values = cells
@@ -79,8 +89,7 @@ impl Table {
     }
 
     fn json_rows(&self, python: Python<'_>, start: usize, stop: usize) -> String {
-        let stop = stop.min(self.__len__());
-        let rows = start.min(stop)..stop;
+        let rows = self.rows_within(start, stop);
         python.detach(|| delegate!(self, table => json_rows(table, rows)))
     }
 
@@ -107,6 +116,14 @@ impl Table {
             Rows::Diff(table) => Rows::Diff(table.merged(&groups, names)),
             Rows::Stats(table) => Rows::Stats(table.merged(&groups, names)),
         })))
+    }
+}
+
+impl Table {
+    /// The rows of a slice, as Python takes them: what is beyond the end is not there.
+    fn rows_within(&self, start: usize, stop: usize) -> Range<usize> {
+        let stop = stop.min(self.__len__());
+        start.min(stop)..stop
     }
 }
 

@@ -17,7 +17,7 @@ mod table;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use json::json_rows;
-pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, TensorView};
+pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView};
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Names, Pairing, pair};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};

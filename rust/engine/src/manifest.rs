@@ -31,9 +31,9 @@ pub enum StoredDType<'a> {
     Unknown(&'a str),
 }
 
-impl StoredDType<'_> {
+impl<'a> StoredDType<'a> {
     /// The name in the file.
-    pub fn name(&self) -> &str {
+    pub const fn name(self) -> &'a str {
         match self {
             Self::Known(dtype) => dtype.name(),
             Self::Unknown(name) => name,
@@ -90,6 +90,17 @@ impl TensorView<'_> {
     }
 }
 
+/// How much there is of something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Number of tensors.
+    pub tensors: u64,
+    /// Number of elements.
+    pub elements: u128,
+    /// Number of bytes.
+    pub bytes: u128,
+}
+
 impl Manifest {
     /// How many tensors there are.
     pub fn len(&self) -> usize {
@@ -127,6 +138,19 @@ impl Manifest {
     /// Every tensor, in natural order of names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = TensorView<'_>> {
         (0..self.len()).map(|index| self.tensor(index))
+    }
+
+    /// How much there is of each dtype among the tensors at these indices.
+    pub fn sums(&self, indices: impl IntoIterator<Item = usize>) -> BTreeMap<&str, Sum> {
+        let mut sums = BTreeMap::<_, Sum>::new();
+        for index in indices {
+            let tensor = self.tensor(index);
+            let sum = sums.entry(tensor.dtype.name()).or_default();
+            sum.tensors += 1;
+            sum.elements += u128::from(tensor.elements());
+            sum.bytes += u128::from(tensor.bytes());
+        }
+        sums
     }
 
     /// The index of the tensor of that name.

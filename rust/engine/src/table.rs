@@ -15,6 +15,7 @@ pub use diff::DiffTable;
 pub use stats::StatsTable;
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ckptdiff_kernels::{DType, Histogram, Number};
 
@@ -47,8 +48,12 @@ pub trait Table: Sized {
     /// One row, in the order of the names.
     fn row(&self, row: usize) -> Vec<Cell<'_>>;
 
-    /// A column by name.
-    fn column(&self, name: &str) -> Option<Column<'_>>;
+    /// Those rows of a column.
+    ///
+    /// # Panics
+    ///
+    /// Where there are fewer rows.
+    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>>;
 
     /// The histogram behind a row, where one was asked for.
     fn histogram(&self, row: usize) -> Option<&Histogram>;

@@ -1,5 +1,6 @@
 //! The rows of a diff.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use ckptdiff_kernels::{DiffOptions, DiffPartial, DiffSummary, Histogram};
@@ -421,9 +422,9 @@ impl Table for DiffTable {
             .collect()
     }
 
-    fn column(&self, name: &str) -> Option<Column<'_>> {
+    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>> {
         let column = self.columns.iter().find(|column| column.name == name)?;
-        let cells = (0..self.len()).map(|row| column.cell(&self.view(row)));
+        let cells = rows.map(|row| column.cell(&self.view(row)));
         Some(column.kind.collect(cells))
     }
 

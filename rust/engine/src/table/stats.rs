@@ -1,6 +1,7 @@
 //! The rows of stats.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ckptdiff_kernels::{Histogram, StatsPartial, StatsSummary};
@@ -329,9 +330,9 @@ impl Table for StatsTable {
             .collect()
     }
 
-    fn column(&self, name: &str) -> Option<Column<'_>> {
+    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>> {
         let column = self.columns.iter().find(|column| column.name == name)?;
-        let cells = (0..self.len()).map(|row| column.cell(&self.view(row)));
+        let cells = rows.map(|row| column.cell(&self.view(row)));
         Some(column.kind.collect(cells))
     }
 
