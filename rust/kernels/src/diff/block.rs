@@ -203,7 +203,7 @@ impl Block<'_> {
         } else {
             let (a, b) = self.decoded();
             (sums.changed, sums.sign_flips) = self.level.run(CountNarrow { a, b });
-            self.fold_codes();
+            self.fold_codes(sums.changed);
         }
         let record = self.partial.max_abs.magnitude.to_f64();
         let may_exceed = self.may_exceed(sums.max_abs, record);
@@ -279,7 +279,7 @@ impl Block<'_> {
         } else {
             let (a, b) = self.values();
             (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
-            self.fold_codes();
+            self.fold_codes(sums.changed);
         }
         self.fold(&sums, sums.max_abs);
         true
@@ -349,18 +349,18 @@ impl Block<'_> {
     }
 
     /// `bits_changed` and `max_ulp` of a block whose values are all finite.
-    fn fold_codes(&mut self) {
+    fn fold_codes(&mut self, changed: u64) {
         if self.a.dtype == self.b.dtype {
             let (distance, differing) = self.a.distance(self.level, self.b.bytes);
-            self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance));
+            self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance, changed));
             self.partial.bits_changed += differing;
         }
     }
 
-    /// Booleans are one step apart, whatever byte stands for true.
-    fn steps(&self, distance: u64) -> u64 {
+    /// A distance of codes in steps of values: any byte but 0 is true.
+    fn steps(&self, distance: u64, changed: u64) -> u64 {
         if self.a.dtype == DType::Bool {
-            distance.min(1)
+            changed.min(1)
         } else {
             distance
         }
@@ -598,7 +598,8 @@ impl Block<'_> {
                 .max()
                 .unwrap_or(0);
         }
-        self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance));
+        let steps = self.steps(distance, self.partial.changed);
+        self.partial.max_ulp = self.partial.max_ulp.max(steps);
         self.partial.bits_changed += differing;
     }
 }
