@@ -285,8 +285,9 @@ def cosine_distance(
     # Half the squared distance of the unit vectors: 1 - a.b/(|a||b|) without its cancellation.
     distance = norm(b / norm_b - a / norm_a) ** 2 / 2
     terms = (norm_d**2 + 2 * abs(norm_a - norm_b) * (norm_a + norm_b)) / (2 * norm_a * norm_b)
-    floor = TOLERANCE * (norm_a / norm_b + norm_b / norm_a)  # the squared error of a difference
-    return distance, to_float(terms + floor)
+    # However far apart the norms are, a cosine is the quotient of three numbers that are right to
+    # the tolerance; and the square of an error is left to a distance smaller than that.
+    return distance, min(to_float(terms), 3.0) + TOLERANCE
 
 
 @np.errstate(all="ignore")

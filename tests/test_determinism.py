@@ -179,7 +179,21 @@ def test_the_command_writes_what_the_library_does(single: Path, tmp_path: Path) 
 
 def test_the_order_of_names_is_one_whatever_the_file_says(tmp_path: Path) -> None:
     """Digit runs are numbers, of any length and with leading zeros; no order of writing shows."""
-    names = ["w10", "w9", "w09", "w009", "w", "W10", "w10.b", "w10.a2", "w10.a10", "é1", "é", ""]
+    names = [
+        "w10",
+        "w9",
+        "w09",
+        "w009",
+        "w",
+        "W10",
+        "w10.b",
+        "w10.a2",
+        "w10.a10",
+        "w11",
+        "é1",
+        "é",
+        "",
+    ]
     names += [
         "7",
         "07",
@@ -200,8 +214,15 @@ def test_the_order_of_names_is_one_whatever_the_file_says(tmp_path: Path) -> Non
     assert len(texts) == 1
     order = [row.name for row in ckptdiff.stats(tmp_path / "0" / "a.safetensors")]
     assert sorted(order) == sorted(names)
-    for first, second in (("w9", "w10"), ("w10.a2", "w10.a10"), ("w", "w9"), ("7", "w"),
-                          ("x" + "9" * 400, "x1" + "0" * 400)):  # fmt: skip
+    before = (
+        ("w9", "w10"),
+        ("w10", "w11"),
+        ("w10.a2", "w10.a10"),
+        ("w", "w9"),
+        ("7", "w"),
+        ("x" + "9" * 400, "x1" + "0" * 400),
+    )
+    for first, second in before:
         assert order.index(first) < order.index(second), (first, second)
 
 

@@ -37,7 +37,8 @@ def exit_status_of(run: Callable[[], object]) -> int:
         try:
             status = run()
             # what is still buffered may fail to be written, which is trouble as any other
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except Stopped as stopped:
             raise stopped.reason from None
     except BrokenPipeError:
@@ -85,6 +86,8 @@ def _usage_message(error: click.ClickException) -> str:
 
 
 def _print_to_stderr(text: str) -> None:
+    if sys.stderr is None:
+        return
     with suppress(OSError):
         sys.stderr.write(f"ckptdiff: {escape(text)}\n")
         sys.stderr.flush()

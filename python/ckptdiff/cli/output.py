@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Literal, TextIO, TypeAlias, TypeVar
@@ -27,6 +29,9 @@ def prepare(output: str | None) -> None:
 def write(output: str | None, write_to: Callable[[TextIO], None]) -> None:
     """Let ``write_to`` write to the file, or to stdout where there is none."""
     if output is None:
+        if sys.stdout is None:
+            # as a script's >&- leaves it
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
         write_to(sys.stdout)
         return
     try:

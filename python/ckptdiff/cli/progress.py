@@ -23,7 +23,8 @@ class ProgressBar:
     """Call it with (bytes done, bytes in all), within a ``with`` block."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._wanted = not quiet and sys.stderr.isatty()
+        # there is no stderr where a script has closed it
+        self._wanted = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._start = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None

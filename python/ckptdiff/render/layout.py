@@ -182,7 +182,7 @@ def _fit(
             break
         # columns of one priority belong together, as a minimum and a maximum do
         kept = [number for number in kept if columns[number].priority != priority]
-    fitted[flexible] = max(min(fitted[flexible], rest()), _NARROWEST_NAME)
+    fitted[flexible] = min(fitted[flexible], max(rest(), _NARROWEST_NAME))
     return kept, fitted
 
 
