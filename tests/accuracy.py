@@ -116,6 +116,16 @@ def tiled(rng: np.random.Generator, n: int) -> tuple[Floats, Floats]:
     return np.tile(a, repeats)[:n], np.tile(b, repeats)[:n]
 
 
+def scaled(factor: float) -> Maker:
+    """The same direction at another length: the cosine is 1, whatever the difference is."""
+
+    def make(rng: np.random.Generator, n: int) -> tuple[Floats, Floats]:
+        a = rng.normal(0, 1, n)
+        return a, a * factor
+
+    return make
+
+
 def integers(rng: np.random.Generator, n: int) -> tuple[Floats, Floats]:
     """Large ones, whose squares no 32 bits hold."""
     return rng.integers(0, 30_000, n).astype(float), rng.integers(20_000, 32_000, n).astype(float)
@@ -139,6 +149,8 @@ CASES = (
     Case("sparse update", sparse_update),
     Case("outliers", outliers),
     Case("ascending", ascending),
+    Case("scaled by 1/16", scaled(1 / 16)),
+    Case("scaled by -1e-3", scaled(-1e-3), ("BF16", "F32", "F64")),
     Case("tiled", tiled),
     Case("integers", integers, ("U16", "I16", "I32", "I64")),
 )

@@ -87,6 +87,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["diff", "--format", "csv"],
         ["diff", "--by", "layer"],
         ["diff", "--include", "*up_proj*"],
+        ["diff", "--exclude", "*.0.up_proj*"],
         ["stats", "--format", "json"],
         ["stats", "--by", "module"],
     ],

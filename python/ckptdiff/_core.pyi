@@ -104,10 +104,12 @@ class Pairing:
         cls,
         a: Manifest,
         b: Manifest,
-        names_a: Sequence[str | None] | None = None,
-        names_b: Sequence[str | None] | None = None,
+        names_a: Sequence[str | None] | bytes | None = None,
+        names_b: Sequence[str | None] | bytes | None = None,
     ) -> Pairing:
         """Tensor ``i`` of ``x`` is paired under the name ``names_x[i]``; None leaves it out.
+
+        Bytes keep names as they are and leave out the tensors whose byte is not 0.
 
         Raises ValueError where two tensors of one side would be paired under one name.
         """
@@ -176,7 +178,7 @@ def diff(
 def stats(
     manifest: Manifest,
     *,
-    names: Sequence[str | None] | None = None,
+    names: Sequence[str | None] | bytes | None = None,
     histogram: bool = False,
     content_hash: bool = False,
     threads: int = 0,

@@ -111,7 +111,7 @@ def diff(
     notes = unmatched(rules, named_a, named_b)
     _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
-        checkpoint_a.manifest, checkpoint_b.manifest, named_a.names, named_b.names
+        checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
     )
     start = time.perf_counter()
     table = _core.diff(
@@ -168,7 +168,7 @@ def stats(
     start = time.perf_counter()
     table = _core.stats(
         checkpoint.manifest,
-        names=named.names,
+        names=named.for_core,
         histogram=histogram,
         content_hash=content_hash,
         threads=threads,

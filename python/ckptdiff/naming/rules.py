@@ -96,7 +96,7 @@ class Named:
     """The outcome for one checkpoint.
 
     ``names[i]`` is the name under which tensor ``i`` is compared, None if it is left out; the
-    whole list is None where every tensor is compared under its own name. ``choices[i]`` is what
+    whole list is None where no name was changed. ``choices[i]`` is what
     the globs made of tensor ``i``, as an index of :data:`CHOICES`; it is empty where all are kept,
     a byte each elsewhere, as there can be a million. ``renames`` are those the names went through.
     ``matched`` holds the rules (as text) that matched at least one name.
@@ -106,6 +106,11 @@ class Named:
     choices: bytes = b""
     renames: tuple[Rename, ...] = ()
     matched: frozenset[str] = frozenset()
+
+    @property
+    def for_core(self) -> list[str | None] | bytes | None:
+        """What the core needs to know: names where there are new ones, else which are kept."""
+        return self.names if self.names is not None else self.choices or None
 
     @property
     def left_out(self) -> int:
@@ -132,7 +137,7 @@ def apply_rules(stored: Sequence[str], rules: Rules, renames: Sequence[Rename]) 
     renamed = _rename(stored, renames, matched) if renames else stored
     include = [(glob, re.compile(fnmatch.translate(glob))) for glob in rules.include]
     exclude = [(glob, re.compile(fnmatch.translate(glob))) for glob in rules.exclude]
-    names: list[str | None] = []
+    names: list[str | None] | None = [] if renames else None
     choices = bytearray()
     for name in renamed:
         # every glob is tried, not only the first that matches: an unused one is reported
@@ -142,8 +147,9 @@ def apply_rules(stored: Sequence[str], rules: Rules, renames: Sequence[Rename]) 
         matched.update(f"exclude {glob}" for glob in excluding)
         choice = "excluded" if excluding else "kept" if including or not include else "not_included"
         choices.append(CHOICES.index(choice))
-        names.append(name if choice == "kept" else None)
-    if renames:
+        if names is not None:
+            names.append(name if choice == "kept" else None)
+    if names is not None:
         _refuse_collisions(stored, names)
     return Named(names, bytes(choices), tuple(renames), frozenset(matched))
 

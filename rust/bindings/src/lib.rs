@@ -6,6 +6,7 @@
 mod errors;
 mod manifest;
 mod memory;
+mod names;
 mod pairing;
 mod run;
 mod table;

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use ckptdiff_engine::{self as engine, Names};
+use ckptdiff_engine as engine;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::manifest::Manifest;
+use crate::names::{NamesArgument, names_of};
 
 #[pyclass(frozen, module = "ckptdiff._core")]
 pub(crate) struct Pairing {
     pub(crate) a: Arc<engine::Manifest>,
     pub(crate) b: Arc<engine::Manifest>,
-    pub(crate) names_b: Names,
+    pub(crate) names_b: engine::Names,
     pub(crate) inner: Arc<engine::Pairing>,
 }
 
@@ -23,21 +24,11 @@ impl Pairing {
     fn new(
         a: &Manifest,
         b: &Manifest,
-        names_a: Option<Vec<Option<String>>>,
-        names_b: Option<Vec<Option<String>>>,
+        names_a: Option<NamesArgument>,
+        names_b: Option<NamesArgument>,
     ) -> PyResult<Self> {
-        for (names, manifest, side) in [(&names_a, a, "a"), (&names_b, b, "b")] {
-            if let Some(names) = names
-                && names.len() != manifest.inner.len()
-            {
-                return Err(PyValueError::new_err(format!(
-                    "names_{side} has {} names for {} tensors",
-                    names.len(),
-                    manifest.inner.len()
-                )));
-            }
-        }
-        let (names_a, names_b) = (names_a.map(Arc::from), names_b.map(Arc::from));
+        let names_a = names_of(names_a, &a.inner, "names_a")?;
+        let names_b = names_of(names_b, &b.inner, "names_b")?;
         let inner = engine::pair(&a.inner, &b.inner, &names_a, &names_b)
             .map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self {

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::errors::exception;
 use crate::manifest::Manifest;
+use crate::names::{NamesArgument, names_of};
 use crate::pairing::Pairing;
 use crate::table::{Rows, Table};
 
@@ -75,27 +76,18 @@ pub(crate) fn diff(
 pub(crate) fn stats(
     python: Python<'_>,
     manifest: &Manifest,
-    names: Option<Vec<Option<String>>>,
+    names: Option<NamesArgument>,
     histogram: bool,
     content_hash: bool,
     threads: usize,
     isa: Option<&str>,
     on_progress: Option<Py<PyAny>>,
 ) -> PyResult<Table> {
-    let tensors: Vec<u32> = match &names {
-        None => (0..manifest.inner.len() as u32).collect(),
-        Some(names) if names.len() == manifest.inner.len() => (0u32..)
-            .zip(names)
-            .filter_map(|(index, name)| name.is_some().then_some(index))
-            .collect(),
-        Some(names) => {
-            return Err(PyValueError::new_err(format!(
-                "names has {} names for {} tensors",
-                names.len(),
-                manifest.inner.len()
-            )));
-        }
-    };
+    let names = names_of(names, &manifest.inner, "names")?;
+    let tensors: Vec<u32> = (0..manifest.inner.len())
+        .filter(|index| names.keeps(*index))
+        .map(|index| index as u32)
+        .collect();
     let total = tensors
         .iter()
         .map(|index| manifest.inner.tensor(*index as usize).bytes())
@@ -114,7 +106,7 @@ pub(crate) fn stats(
     let table = StatsTable::new(
         Arc::clone(&manifest.inner),
         tensors,
-        names.map(Arc::from),
+        names,
         partials,
         histogram,
         content_hash,

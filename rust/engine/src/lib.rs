@@ -8,6 +8,7 @@
 mod error;
 mod json;
 mod manifest;
+mod names;
 mod order;
 mod pair;
 mod run;
@@ -18,8 +19,9 @@ mod table;
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use json::json_rows;
 pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView};
+pub use names::Names;
 pub use order::natural_cmp;
-pub use pair::{DuplicateName, Names, Pairing, pair};
+pub use pair::{DuplicateName, Pairing, pair};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};

@@ -1,9 +1,9 @@
 //! Which tensor of A is held against which of B.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use crate::manifest::Manifest;
+use crate::names::Names;
 use crate::order::natural_cmp;
 
 /// Two tensors of one side would be paired under one name.
@@ -34,9 +34,6 @@ pub struct Pairing {
     /// Left out by a filter.
     pub excluded_b: Vec<u32>,
 }
-
-/// A new name for each tensor, `None` leaving it out; or no list at all: its own name.
-pub type Names = Option<Arc<[Option<String>]>>;
 
 /// Pair the tensors of `a` and `b` by name. Rows take the name in B.
 ///
@@ -81,7 +78,7 @@ pub fn pair(
 /// What is left of a checkpoint by its filter.
 struct Side<'a> {
     manifest: &'a Manifest,
-    names: Option<&'a [Option<String>]>,
+    names: &'a Names,
     /// In natural order of the names under which they are paired.
     kept: Vec<u32>,
 }
@@ -92,8 +89,7 @@ impl<'a> Side<'a> {
         names: &'a Names,
         excluded: &mut Vec<u32>,
     ) -> Result<Self, DuplicateName> {
-        let names = names.as_deref();
-        let is_kept = |index: &u32| names.is_none_or(|names| names[*index as usize].is_some());
+        let is_kept = |index: &u32| names.keeps(*index as usize);
         let (kept, left_out) = (0..manifest.len() as u32).partition(is_kept);
         *excluded = left_out;
         let mut side = Self {
@@ -106,7 +102,7 @@ impl<'a> Side<'a> {
     }
 
     fn in_order(&self, mut kept: Vec<u32>) -> Result<Vec<u32>, DuplicateName> {
-        if self.names.is_none() {
+        if self.names.are_own() {
             // A manifest is in order, and has no name twice.
             return Ok(kept);
         }
@@ -126,8 +122,6 @@ impl<'a> Side<'a> {
 
     /// The name under which a tensor is paired.
     fn name(&self, index: u32) -> &'a str {
-        let index = index as usize;
-        let renamed = self.names.and_then(|names| names[index].as_deref());
-        renamed.unwrap_or_else(|| self.manifest.tensor(index).name)
+        self.names.name(self.manifest, index as usize)
     }
 }

@@ -10,7 +10,8 @@ use super::{
     shape_cell,
 };
 use crate::manifest::Manifest;
-use crate::pair::{Names, Pairing};
+use crate::names::Names;
+use crate::pair::Pairing;
 
 /// The four words, from the best to the worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -396,10 +397,8 @@ impl Run {
             return ("", &[]);
         }
         let (index_a, index_b) = self.pairing.pairs[facts.pair as usize];
-        let renamed = self.names.as_ref();
-        let renamed = renamed.and_then(|names| names[index_b as usize].as_deref());
         (
-            renamed.unwrap_or_else(|| self.b.tensor(index_b as usize).name),
+            self.names.name(&self.b, index_b as usize),
             self.a.tensor(index_a as usize).shape,
         )
     }

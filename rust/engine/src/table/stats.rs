@@ -10,7 +10,7 @@ use super::{
     Cell, Column, Kind, QUANTILES, RowDType, Table, When, multi_index, quantile, shape_cell,
 };
 use crate::manifest::Manifest;
-use crate::pair::Names;
+use crate::names::Names;
 use crate::run::TensorStats;
 
 /// The rows of stats.
@@ -306,10 +306,10 @@ impl Run {
             return ("", &[]);
         }
         let index = facts.tensor as usize;
-        let tensor = self.manifest.tensor(index);
-        let renamed = self.names.as_ref();
-        let renamed = renamed.and_then(|names| names[index].as_deref());
-        (renamed.unwrap_or(tensor.name), tensor.shape)
+        (
+            self.names.name(&self.manifest, index),
+            self.manifest.tensor(index).shape,
+        )
     }
 }
 
