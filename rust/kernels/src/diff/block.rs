@@ -604,10 +604,11 @@ impl Block<'_> {
     }
 }
 
-/// Whether Σ a·b must be summed itself, ‖a‖² + Σ d·a being too coarse for it.
+/// Whether Σ a·b must be summed itself: ‖a‖² + Σ d·a has their errors, which a cosine multiplies
+/// by how far the norms are apart.
 fn needs_dot(sums: &DiffSums) -> bool {
     let ratio = sums.squares_a / sums.squares_b;
-    !(1e-3..=1e3).contains(&ratio) && sums.squares_a > 0.0 && sums.squares_b > 0.0
+    !(0.25..=4.0).contains(&ratio) && sums.squares_a > 0.0 && sums.squares_b > 0.0
 }
 
 /// Whether a block's largest difference beats the record, which is NaN before the first.
