@@ -78,21 +78,6 @@ impl Block<'_> {
         }
     }
 
-    /// Decode both sides to `f64`, by way of `f32`.
-    fn narrow_and_widen(&mut self) {
-        self.narrow();
-        let padded = self.padded();
-        for (narrow, out) in [
-            (&*self.narrow_a, &mut *self.wide_a),
-            (&*self.narrow_b, &mut *self.wide_b),
-        ] {
-            self.level.run(Widen {
-                narrow: &narrow[..padded],
-                out: &mut out[..padded],
-            });
-        }
-    }
-
     /// Decode both sides to `f64`; a real side gets imaginary parts of 0 beside a complex one.
     fn widen(&mut self) {
         let (elements, count, padded) = (self.elements, self.floats(), self.padded());
@@ -191,11 +176,7 @@ impl Block<'_> {
             let (a, b) = self.decoded();
             self.level.run(DiffNarrow { a, b })
         };
-        let all_zero = |side| match side {
-            Side::A => a.all_zero(),
-            Side::B => b.all_zero(),
-        };
-        if !sums.harmless(Range::NARROW, all_zero) {
+        if !self.is_harmless(&sums, Range::NARROW) {
             return false;
         }
         if from_codes {
@@ -209,7 +190,7 @@ impl Block<'_> {
         let may_exceed = self.may_exceed(sums.max_abs, record);
         let mut max_abs = 0.0;
         if may_exceed || self.options.wants_each_difference() || needs_dot(&sums) {
-            self.narrow_and_widen();
+            self.widen();
             let (a, b) = self.values();
             max_abs = self.level.run(MaxAbs { a, b });
         }
@@ -247,8 +228,7 @@ impl Block<'_> {
     fn reduce_wide(&mut self) -> bool {
         let padded = self.padded();
         let (a, b) = (self.a, self.b);
-        let both = |dtype| a.dtype == dtype && b.dtype == dtype && self.floats() == padded;
-        let from_codes = both(DType::F32);
+        let from_codes = a.dtype == DType::F32 && b.dtype == DType::F32 && self.floats() == padded;
         let mut sums = if from_codes {
             let (a, b) = (F32Codes::new(a.bytes), F32Codes::new(b.bytes));
             self.level.run(DiffWide { a, b })
@@ -257,11 +237,7 @@ impl Block<'_> {
             let (a, b) = self.values();
             self.level.run(DiffWide { a, b })
         };
-        let all_zero = |side| match side {
-            Side::A => a.all_zero(),
-            Side::B => b.all_zero(),
-        };
-        if !sums.harmless(Range::WIDE, all_zero) {
+        if !self.is_harmless(&sums, Range::WIDE) {
             if from_codes {
                 self.widen();
             }
@@ -283,6 +259,13 @@ impl Block<'_> {
         }
         self.fold(&sums, sums.max_abs);
         true
+    }
+
+    fn is_harmless(&self, sums: &DiffSums, range: Range) -> bool {
+        sums.harmless(range, |side| match side {
+            Side::A => self.a.all_zero(),
+            Side::B => self.b.all_zero(),
+        })
     }
 
     /// Counts of a harmless block whose codes can be compared as sign and magnitude.
