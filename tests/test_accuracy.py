@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.accuracy import CASES, Case, Measurement, measure_case, table
 from tests.compare import assert_rows
@@ -44,7 +45,8 @@ def test_typically_a_hundred_times_better(measurements: list[Measurement]) -> No
 
 
 @pytest.mark.parametrize("names", [("BF16", "BF16"), ("F16", "F16"), ("U16", "U16"),
-                                   ("F16", "BF16"), ("U16", "I16"), ("BF16", "U16")],
+                                   ("F16", "BF16"), ("U16", "I16"), ("BF16", "U16"),
+                                   ("F32", "F32"), ("F32", "BF16"), ("F16", "F32")],
                          ids="-".join)  # fmt: skip
 def test_repeating_data_that_rounds_the_same_way_everywhere(
     names: tuple[str, str], tmp_path: Path
@@ -54,16 +56,23 @@ def test_repeating_data_that_rounds_the_same_way_everywhere(
     Periods 1 to 64 put each value into every lane, into every row of a lane, or both.
     """
     rng = np.random.default_rng(99)
+    closeness = (1, 1e-1, 1e-2, 1e-4)
     a: dict[str, Tensor] = {}
     b: dict[str, Tensor] = {}
     for trial in range(400):
         period = int(rng.choice([1, 2, 8, 16, 64]))
         sides = []
+        first: NDArray[np.float64] | None = None
         for name in names:
             dtype = DTYPES[name]
             # Full mantissas, exponents near each other: what makes products and sums round.
             values = rng.uniform(0.5, 1, period) * rng.choice([1, 2, 256, 4096], period)
             values *= 8 if dtype.is_integer else rng.choice([-1, 1], period)
+            # Every other pair is close, as checkpoints are.
+            if first is None:
+                first = values
+            elif trial % 2 and not dtype.is_integer:
+                values = first * (1 + values / np.abs(values).max() * closeness[trial // 2 % 4])
             with np.errstate(all="ignore"):
                 native = values.astype(dtype.scalar)
             patterns = np.tile(native.view(dtype.code_type), 2048 // period)

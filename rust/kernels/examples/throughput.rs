@@ -1,6 +1,6 @@
 //! GB/s of the kernels on bytes that lie in the second-level cache, for each dtype and ISA level.
 //!
-//! `throughput [DTYPE...]`: where to look before and after touching a pass.
+//! `throughput [DTYPE...] [LEVEL...] [diff] [identical] [stats]`: where to look before and after touching a pass.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +8,9 @@ use std::time::Instant;
 use ckptdiff_kernels::{
     DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
 };
+
+/// What is measured.
+const WORK: [&str; 3] = ["diff", "identical", "stats"];
 
 /// Bytes a side.
 const BYTES: usize = 64 << 10;
@@ -51,7 +54,10 @@ fn half(value: f32) -> u16 {
     magnitude | ((bits >> 16) & 0x8000) as u16
 }
 
-fn gigabytes_per_second(bytes: usize, mut work: impl FnMut()) -> f64 {
+fn gigabytes_per_second(bytes: usize, wanted: bool, mut work: impl FnMut()) -> f64 {
+    if !wanted {
+        return f64::NAN;
+    }
     let mut best = f64::INFINITY;
     for _ in 0..7 {
         let start = Instant::now();
@@ -63,6 +69,12 @@ fn gigabytes_per_second(bytes: usize, mut work: impl FnMut()) -> f64 {
     bytes as f64 / best / 1e9
 }
 
+/// Whether `name` is among the wanted names of its kind, or none of that kind is wanted.
+fn selects(wanted: &[String], name: &str, is_of_kind: impl Fn(&str) -> bool) -> bool {
+    let mut of_kind = wanted.iter().filter(|wanted| is_of_kind(wanted)).peekable();
+    of_kind.peek().is_none() || of_kind.any(|wanted| wanted == name)
+}
+
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     println!(
@@ -70,23 +82,27 @@ fn main() {
         "dtype", "level", "diff", "identical", "stats"
     );
     for dtype in DType::ALL {
-        if !wanted.is_empty() && !wanted.iter().any(|name| name == dtype.name()) {
+        if !selects(&wanted, dtype.name(), |name| DType::from_name(name).is_ok()) {
             continue;
         }
         let (a, b) = sides(dtype);
         let elements = BYTES * 8 / dtype.bits() as usize / 1024 * 1024;
         for level in Level::available() {
+            if !selects(&wanted, level.name(), |name| Level::named(name).is_some()) {
+                continue;
+            }
             let mut diff = DiffKernel::new(level, Arc::new(DiffOptions::default()));
             let mut stats = StatsKernel::new(level, Arc::new(StatsOptions::default()));
+            let wants = |what: &str| selects(&wanted, what, |name| WORK.contains(&name));
             let mut partial = DiffPartial::default();
-            let diff_rate = gigabytes_per_second(2 * BYTES, || {
+            let diff_rate = gigabytes_per_second(2 * BYTES, wants("diff"), || {
                 diff.accumulate((dtype, &a), (dtype, &b), elements, 0, &mut partial);
             });
-            let identical_rate = gigabytes_per_second(2 * BYTES, || {
+            let identical_rate = gigabytes_per_second(2 * BYTES, wants("identical"), || {
                 diff.accumulate((dtype, &a), (dtype, &a), elements, 0, &mut partial);
             });
             let mut partial = StatsPartial::default();
-            let stats_rate = gigabytes_per_second(BYTES, || {
+            let stats_rate = gigabytes_per_second(BYTES, wants("stats"), || {
                 stats.accumulate(dtype, &a, elements, 0, &mut partial);
             });
             println!(

@@ -34,8 +34,6 @@ impl Pass for DecodeNarrow<'_> {
             DType::Bool => decode_8(codes, out, |code| f32::from(u8::from(code != 0))),
             DType::U8 => decode_8(codes, out, f32::from),
             DType::I8 => decode_8(codes, out, |code| f32::from(code as i8)),
-            DType::U16 => decode_16(codes, out, f32::from),
-            DType::I16 => decode_16(codes, out, |code| f32::from(code as i16)),
             DType::BF16 => decode_16(codes, out, |code| f32::from_bits(u32::from(code) << 16)),
             DType::F16 => decode_16(codes, out, f16),
             DType::F8E4M3 => decode_8(codes, out, f8_e4m3),
@@ -83,6 +81,16 @@ impl Pass for DecodeWide<'_> {
             DType::F64 | DType::C128 => {
                 for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
                     *value = f64::from_le_bytes(*code);
+                }
+            }
+            DType::U16 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = f64::from(u16::from_le_bytes(*code));
+                }
+            }
+            DType::I16 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = f64::from(i16::from_le_bytes(*code));
                 }
             }
             DType::U32 => {

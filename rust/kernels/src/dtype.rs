@@ -104,7 +104,7 @@ impl std::error::Error for UnknownDType {}
 /// What arithmetic holds a dtype's values, and its differences, well enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Domain {
-    /// Exact in `f32`, with a significand of at most 16 bits.
+    /// Exact in `f32`, with a significand of at most 11 bits, so that squares are exact, too.
     Narrow,
     /// Exact in `f64`.
     Wide,
@@ -246,7 +246,14 @@ impl DType {
     pub(crate) const fn domain(self) -> Domain {
         match self {
             Self::U64 | Self::I64 => Domain::Integer,
-            Self::U32 | Self::I32 | Self::F32 | Self::F64 | Self::C64 | Self::C128 => Domain::Wide,
+            Self::U16
+            | Self::I16
+            | Self::U32
+            | Self::I32
+            | Self::F32
+            | Self::F64
+            | Self::C64
+            | Self::C128 => Domain::Wide,
             _ => Domain::Narrow,
         }
     }

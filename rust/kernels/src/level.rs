@@ -68,7 +68,7 @@ impl Level {
     pub(crate) fn loads_codes(self, dtype: DType) -> bool {
         match dtype {
             // Two shifts at any level, and the only order that the passes know for it.
-            DType::BF16 => true,
+            DType::BF16 | DType::F32 | DType::F64 => true,
             DType::F16 | DType::F8E4M3 | DType::F8E5M2 => self.0 != Isa::Portable,
             _ => false,
         }

@@ -6,8 +6,8 @@
 //!
 //! How a run of bytes is reduced, in blocks of [`BLOCK`] elements that stay in the L1 cache:
 //!
-//! 1. `decode` turns codes into `f32` where that is exact and the significand is short (8- and
-//!    16-bit types), into `f64` otherwise; 64-bit integers have a path of their own.
+//! 1. `decode` turns codes into `f32` where that is exact and the significand is short (floats of
+//!    8 and 16 bits, integers of 8), into `f64` otherwise; 64-bit integers have a path of their own.
 //! 2. One pass sums in fixed lanes. Its sums also tell whether the block was harmless: a NaN, an
 //!    infinity, an overflow or an underflow shows in them, and then, and only then, the block is
 //!    done again: in `f64`, and if that does not do either, element by element with scaled sums.
@@ -38,4 +38,4 @@ pub use scaled::Scaled;
 pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};
 
 /// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
-pub const BLOCK: usize = 1024;
+pub const BLOCK: usize = 2048;

@@ -1,8 +1,8 @@
 //! The sums over one block, in fixed lanes.
 //!
-//! Narrow values (`f32`, at most 16 significant bits) are multiplied in `f32`, summed by eights and
-//! folded into `f64`: so short a sum has few roundings, and none at all where its terms repeat and
-//! have at most 22 bits, so that a constant tensor is exact. Wide values are summed in `f64`.
+//! Narrow values (`f32`, at most 11 significant bits) are multiplied in `f32`, summed by twos up to
+//! 32 terms a lane, and folded into `f64`: a product has at most 22 bits, sums of equal terms are
+//! exact, and so few roundings average out. Wide values are summed in `f64`.
 //!
 //! A block is harmless when its sums say so, see [`DiffSums::harmless`]: NaN and Inf poison a sum
 //! of magnitudes, overflow makes it infinite, and underflow can only matter where a sum of
@@ -23,6 +23,8 @@ pub(crate) struct DiffSums {
     pub(crate) squares_b: f64,
     /// Σ d·a
     pub(crate) dot_da: f64,
+    /// Σ a·b
+    pub(crate) dot_ab: f64,
     /// The largest |d|, in the arithmetic of the pass.
     pub(crate) max_abs: f64,
     pub(crate) changed: u64,
@@ -34,8 +36,8 @@ pub(crate) struct DiffSums {
 pub(crate) struct Range(f64, f64);
 
 impl Range {
-    /// Products below 2^-149 vanish; with the sum above 2^-80 all 1024 of them together are below
-    /// 2^-59 of it.
+    /// Products below 2^-149 vanish; with the sum above 2^-80 all 2048 of them together are below
+    /// 2^-58 of it.
     pub(crate) const NARROW: Self = Self(8.271_806_125_530_277e-25, 1e37);
 
     /// The same for 2^-1074 and 2^-900.
@@ -47,6 +49,19 @@ impl Range {
 }
 
 impl DiffSums {
+    /// Σ a·b and Σ b² of sides that are close, from the other sums; false where they are not.
+    pub(crate) fn derive_products(&mut self) -> bool {
+        /// Up to this share of ‖a‖², ‖d‖² is so small that ⟨a,b⟩ = ‖a‖² + ⟨d,a⟩ and ‖b‖² = ‖a‖² +
+        /// 2⟨d,a⟩ + ‖d‖² keep more than half of what is added.
+        const CLOSE: f64 = 1.0 / 16.0;
+        let close = self.squares_d <= CLOSE * self.squares_a;
+        if close {
+            self.dot_ab = self.squares_a + self.dot_da;
+            self.squares_b = self.dot_ab + self.dot_da + self.squares_d;
+        }
+        close
+    }
+
     /// Whether every value was finite and every sum is good. `all_zero` tells whether the whole of
     /// a side is zero; it is only asked where a sum of squares is zero, and may have vanished.
     pub(crate) fn harmless(&self, range: Range, all_zero: impl Fn(Side) -> bool) -> bool {
@@ -82,10 +97,10 @@ impl<S: Simd> Sum<S> {
         ];
     }
 
-    /// Add the eight values of a short sum.
+    /// Add eight short sums.
     #[inline(always)]
-    pub(crate) fn add_short(&mut self, simd: S, sum: ShortSum<S>) {
-        self.add(simd, simd.widen(sum.0));
+    pub(crate) fn add_short(&mut self, simd: S, sums: S::F32) {
+        self.add(simd, simd.widen(sums));
     }
 
     #[inline(always)]
@@ -99,7 +114,7 @@ impl<S: Simd> Sum<S> {
 /// A sum of eight terms a lane in `f32`, by twos: of equal terms it passes 2, 4, 6 and 8 of them,
 /// which takes two bits more than one has.
 #[derive(Clone, Copy)]
-pub(crate) struct ShortSum<S: Simd>(S::F32);
+pub(crate) struct ShortSum<S: Simd>(pub(crate) S::F32);
 
 impl<S: Simd> ShortSum<S> {
     #[inline(always)]
@@ -149,48 +164,100 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
         let mut absolute = Sum::new(simd);
         let mut squares_d = Sum::new(simd);
         let mut squares_a = Sum::new(simd);
-        let mut squares_b = Sum::new(simd);
         let mut dot_da = Sum::new(simd);
         let mut max_abs = simd.splat_f32(0.0);
-        for group in 0..a.groups().min(b.groups()) {
-            let mut short_difference = ShortSum::new(simd);
-            let mut short_absolute = ShortSum::new(simd);
-            let mut short_squares_d = ShortSum::new(simd);
-            let mut short_squares_a = ShortSum::new(simd);
-            let mut short_squares_b = ShortSum::new(simd);
-            let mut short_dot_da = ShortSum::new(simd);
-            for quarter in 0..4 {
-                let a = a.load(simd, group, quarter);
-                let b = b.load(simd, group, quarter);
-                let d = rows!(simd.sub_f32(b, a));
-                short_squares_a.add(simd, rows!(simd.mul_f32(a, a)));
-                short_squares_b.add(simd, rows!(simd.mul_f32(b, b)));
-                short_dot_da.add(simd, rows!(simd.mul_f32(d, a)));
-                short_squares_d.add(simd, rows!(simd.mul_f32(d, d)));
-                short_difference.add(simd, d);
-                let magnitude = d.map(|row| simd.abs_f32(row));
-                short_absolute.add(simd, magnitude);
-                max_abs = simd.max_f32(simd.max_f32(magnitude[0], magnitude[1]), max_abs);
-            }
-            difference.add_short(simd, short_difference);
-            absolute.add_short(simd, short_absolute);
-            squares_d.add_short(simd, short_squares_d);
-            squares_a.add_short(simd, short_squares_a);
-            squares_b.add_short(simd, short_squares_b);
-            dot_da.add_short(simd, short_dot_da);
+        let groups = a.groups().min(b.groups());
+        // Four groups are folded at once: short sums of 32 terms, by twos.
+        for branch in 0..groups / 4 {
+            let [d, m, dd, aa, da] = rows!(simd.add_f32(
+                rows!(simd.add_f32(
+                    diff_group(simd, a, b, 4 * branch, &mut max_abs),
+                    diff_group(simd, a, b, 4 * branch + 1, &mut max_abs)
+                )),
+                rows!(simd.add_f32(
+                    diff_group(simd, a, b, 4 * branch + 2, &mut max_abs),
+                    diff_group(simd, a, b, 4 * branch + 3, &mut max_abs)
+                ))
+            ));
+            difference.add_short(simd, d);
+            absolute.add_short(simd, m);
+            squares_d.add_short(simd, dd);
+            squares_a.add_short(simd, aa);
+            dot_da.add_short(simd, da);
+        }
+        for group in groups / 4 * 4..groups {
+            let [d, m, dd, aa, da] = diff_group(simd, a, b, group, &mut max_abs);
+            difference.add_short(simd, d);
+            absolute.add_short(simd, m);
+            squares_d.add_short(simd, dd);
+            squares_a.add_short(simd, aa);
+            dot_da.add_short(simd, da);
         }
         DiffSums {
             difference: difference.total(simd),
             absolute: absolute.total(simd),
             squares_d: squares_d.total(simd),
             squares_a: squares_a.total(simd),
-            squares_b: squares_b.total(simd),
+            // These are derived, or summed by another pass.
+            squares_b: f64::NAN,
+            dot_ab: f64::NAN,
             dot_da: dot_da.total(simd),
             max_abs: f64::from(simd.array_f32(max_abs).into_iter().fold(0.0, f32::max)),
             changed: 0,
             sign_flips: 0,
         }
     }
+}
+
+/// Σ d, Σ|d|, Σ d², Σ a² and Σ d·a of a group, by lane.
+#[inline(always)]
+fn diff_group<S: Simd, R: NarrowRun>(
+    simd: S,
+    a: R,
+    b: R,
+    group: usize,
+    max_abs: &mut S::F32,
+) -> [S::F32; 5] {
+    let first = diff_quarter(simd, a, b, group, 0, max_abs);
+    let second = diff_quarter(simd, a, b, group, 1, max_abs);
+    let half = rows!(simd.add_f32(first, second));
+    let third = diff_quarter(simd, a, b, group, 2, max_abs);
+    let fourth = diff_quarter(simd, a, b, group, 3, max_abs);
+    rows!(simd.add_f32(half, rows!(simd.add_f32(third, fourth))))
+}
+
+/// The same of a quarter of a group.
+#[inline(always)]
+fn diff_quarter<S: Simd, R: NarrowRun>(
+    simd: S,
+    a: R,
+    b: R,
+    group: usize,
+    quarter: usize,
+    max_abs: &mut S::F32,
+) -> [S::F32; 5] {
+    let a = a.load(simd, group, quarter);
+    let b = b.load(simd, group, quarter);
+    let d = rows!(simd.sub_f32(b, a));
+    let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
+    *max_abs = simd.max_f32(simd.max_f32(m[0], m[1]), *max_abs);
+    [
+        pair(simd, d),
+        pair(simd, m),
+        pair(simd, rows!(simd.mul_f32(d, d))),
+        pair(simd, rows!(simd.mul_f32(a, a))),
+        pair(simd, rows!(simd.mul_f32(d, a))),
+    ]
+}
+
+#[inline(always)]
+pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
+    simd.add_f32(x, y)
+}
+
+#[inline(always)]
+pub(crate) fn four<S: Simd>(simd: S, [w, x, y, z]: [S::F32; 4]) -> S::F32 {
+    simd.add_f32(simd.add_f32(w, x), simd.add_f32(y, z))
 }
 
 /// How many narrow pairs differ in value, and how many in sign.
@@ -239,9 +306,9 @@ pub(crate) struct CodeComparison {
     pub(crate) sign_flips: u64,
 }
 
-/// Compare sign-magnitude codes of 8, 16 or 32 bits; both sides are a multiple of 32 bytes long.
+/// Compare sign-magnitude codes of 8 to 64 bits; both sides are a multiple of 32 bytes long.
 pub(crate) struct CompareCodes<'a> {
-    /// Bytes per code: 1, 2 or 4.
+    /// Bytes per code: 1, 2, 4 or 8.
     pub(crate) bytes: usize,
     pub(crate) a: &'a [u8],
     pub(crate) b: &'a [u8],
@@ -252,24 +319,29 @@ impl Pass for CompareCodes<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> CodeComparison {
-        let pairs = self.a.as_chunks().0.iter().zip(self.b.as_chunks().0);
+        let (rows_a, rows_b) = (self.a.as_chunks().0, self.b.as_chunks().0);
+        let rows = rows_a.len().min(rows_b.len());
+        let codes = (rows * 32 / self.bytes) as u64;
         let mut counts = simd.no_codes();
-        match self.bytes {
-            1 => pairs.for_each(|(a, b)| simd.compare_codes_8(&mut counts, a, b)),
-            2 => pairs.for_each(|(a, b)| simd.compare_codes_16(&mut counts, a, b)),
-            _ => pairs.for_each(|(a, b)| simd.compare_codes_32(&mut counts, a, b)),
+        // Spelled out, as closures are not inlined into code for other instructions.
+        macro_rules! compare {
+            ($compare:ident, $reduce:ident) => {{
+                for row in 0..rows {
+                    simd.$compare(&mut counts, &rows_a[row], &rows_b[row]);
+                }
+                CodeComparison {
+                    max_ulp: simd.$reduce(counts.farthest).0,
+                    bits_changed: codes - simd.$reduce(counts.same_code).1,
+                    changed: codes - simd.$reduce(counts.same_value).1,
+                    sign_flips: simd.$reduce(counts.flipped).1,
+                }
+            }};
         }
-        let reduce = |lanes| match self.bytes {
-            1 => simd.reduce_8(lanes),
-            2 => simd.reduce_16(lanes),
-            _ => simd.reduce_32(lanes),
-        };
-        let codes = (self.a.len().min(self.b.len()) / self.bytes) as u64;
-        CodeComparison {
-            max_ulp: reduce(counts.farthest).0,
-            bits_changed: codes - reduce(counts.same_code).1,
-            changed: codes - reduce(counts.same_value).1,
-            sign_flips: reduce(counts.flipped).1,
+        match self.bytes {
+            1 => compare!(compare_codes_8, reduce_8),
+            2 => compare!(compare_codes_16, reduce_16),
+            4 => compare!(compare_codes_32, reduce_32),
+            _ => compare!(compare_codes_64, reduce_64),
         }
     }
 }
@@ -287,37 +359,69 @@ impl<R: WideRun> Pass for DiffWide<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> DiffSums {
         let Self { a, b } = self;
-        let rows = a.rows().min(b.rows());
-        let mut difference = Sum::new(simd);
-        let mut absolute = Sum::new(simd);
-        let mut squares_d = Sum::new(simd);
-        let mut squares_a = Sum::new(simd);
-        let mut squares_b = Sum::new(simd);
-        let mut dot_da = Sum::new(simd);
-        let mut max_abs = simd.splat_f64(0.0);
-        for row in 0..rows {
+        let zero = simd.splat_f64(0.0);
+        let (mut difference, mut absolute) = (zero, zero);
+        let (mut squares_d, mut squares_a, mut dot_da) = (zero, zero, zero);
+        let mut max_abs = zero;
+        for row in 0..a.rows().min(b.rows()) {
             let (a, b) = (a.load(simd, row), b.load(simd, row));
             let d = rows!(simd.sub_f64(b, a));
-            squares_a.add(simd, rows!(simd.mul_f64(a, a)));
-            squares_b.add(simd, rows!(simd.mul_f64(b, b)));
-            dot_da.add(simd, rows!(simd.mul_f64(d, a)));
-            squares_d.add(simd, rows!(simd.mul_f64(d, d)));
-            difference.add(simd, d);
-            let magnitude = d.map(|half| simd.abs_f64(half));
-            absolute.add(simd, magnitude);
-            max_abs = simd.max_f64(simd.max_f64(magnitude[0], magnitude[1]), max_abs);
+            let m = [simd.abs_f64(d[0]), simd.abs_f64(d[1])];
+            max_abs = simd.max_f64(simd.max_f64(m[0], m[1]), max_abs);
+            add_two(simd, &mut difference, d);
+            add_two(simd, &mut absolute, m);
+            add_two(simd, &mut squares_d, rows!(simd.mul_f64(d, d)));
+            add_two(simd, &mut squares_a, rows!(simd.mul_f64(a, a)));
+            add_two(simd, &mut dot_da, rows!(simd.mul_f64(d, a)));
         }
         DiffSums {
-            difference: difference.total(simd),
-            absolute: absolute.total(simd),
-            squares_d: squares_d.total(simd),
-            squares_a: squares_a.total(simd),
-            squares_b: squares_b.total(simd),
-            dot_da: dot_da.total(simd),
+            difference: sum_lanes(simd, difference),
+            absolute: sum_lanes(simd, absolute),
+            squares_d: sum_lanes(simd, squares_d),
+            squares_a: sum_lanes(simd, squares_a),
+            // These are derived, or summed by another pass.
+            squares_b: f64::NAN,
+            dot_ab: f64::NAN,
+            dot_da: sum_lanes(simd, dot_da),
             max_abs: simd.array_f64(max_abs).into_iter().fold(0.0, f64::max),
             changed: 0,
             sign_flips: 0,
         }
+    }
+}
+
+/// One accumulator for two vectors: two of each sum would not fit the registers.
+#[inline(always)]
+fn add_two<S: Simd>(simd: S, sum: &mut S::F64, [x, y]: [S::F64; 2]) {
+    *sum = simd.add_f64(*sum, simd.add_f64(x, y));
+}
+
+#[inline(always)]
+fn sum_lanes<S: Simd>(simd: S, lanes: S::F64) -> f64 {
+    let [a, b, c, d] = simd.array_f64(lanes);
+    (a + c) + (b + d)
+}
+
+/// Σ b² and Σ a·b of wide pairs.
+pub(crate) struct ProductsWide<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
+}
+
+impl<R: WideRun> Pass for ProductsWide<R> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (f64, f64) {
+        let Self { a, b } = self;
+        let mut squares_b = Sum::new(simd);
+        let mut dot_ab = Sum::new(simd);
+        for row in 0..a.rows().min(b.rows()) {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
+            squares_b.add(simd, rows!(simd.mul_f64(b, b)));
+            dot_ab.add(simd, rows!(simd.mul_f64(a, b)));
+        }
+        (squares_b.total(simd), dot_ab.total(simd))
     }
 }
 
@@ -354,47 +458,34 @@ impl<R: WideRun> Pass for CountWide<R> {
     }
 }
 
-/// The largest |b − a| of wide pairs.
-pub(crate) struct MaxAbs<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+/// Which groups have a pair whose |b − a|, in `f32`, is `magnitude`; bit `i` for group `i`.
+pub(crate) struct GroupsWith<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+    pub(crate) magnitude: f32,
 }
 
-impl<R: WideRun> Pass for MaxAbs<R> {
-    type Output = f64;
+impl<A: NarrowRun, B: NarrowRun> Pass for GroupsWith<A, B> {
+    type Output = u64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> f64 {
-        let Self { a, b } = self;
-        let mut max_abs = simd.splat_f64(0.0);
-        for row in 0..a.rows().min(b.rows()) {
-            let (a, b) = (a.load(simd, row), b.load(simd, row));
-            for d in rows!(simd.sub_f64(b, a)) {
-                max_abs = simd.max_f64(simd.abs_f64(d), max_abs);
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        const { assert!(crate::BLOCK / PADDING <= 64) };
+        let Self { a, b, magnitude } = self;
+        let magnitude = simd.splat_f32(magnitude);
+        let mut groups = 0;
+        for group in 0..a.groups().min(b.groups()) {
+            let mut found = simd.no_counts32();
+            for quarter in 0..4 {
+                let a = a.load(simd, group, quarter);
+                let b = b.load(simd, group, quarter);
+                let d = rows!(simd.sub_f32(b, a));
+                found = simd.count_equal_f32(found, simd.abs_f32(d[0]), magnitude);
+                found = simd.count_equal_f32(found, simd.abs_f32(d[1]), magnitude);
             }
+            groups |= u64::from(simd.any_counts32(found)) << group;
         }
-        simd.array_f64(max_abs).into_iter().fold(0.0, f64::max)
-    }
-}
-
-/// Σ a·b of wide pairs.
-pub(crate) struct Dot<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
-}
-
-impl<R: WideRun> Pass for Dot<R> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> f64 {
-        let Self { a, b } = self;
-        let mut sum = Sum::new(simd);
-        for row in 0..a.rows().min(b.rows()) {
-            let (a, b) = (a.load(simd, row), b.load(simd, row));
-            sum.add(simd, rows!(simd.mul_f64(a, b)));
-        }
-        sum.total(simd)
+        groups
     }
 }
 
@@ -406,17 +497,76 @@ impl<R: NarrowRun> Pass for SquaresNarrow<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let mut sum = Sum::new(simd);
-        for group in 0..self.0.groups() {
-            let mut short = ShortSum::new(simd);
-            for quarter in 0..4 {
-                let x = self.0.load(simd, group, quarter);
-                short.add(simd, rows!(simd.mul_f32(x, x)));
+        let mut squares = Sum::new(simd);
+        let groups = self.0.groups();
+        for branch in 0..groups / 4 {
+            let mut sums = [simd.splat_f32(0.0); 4];
+            for (index, sum) in sums.iter_mut().enumerate() {
+                *sum = square_group(simd, self.0, 4 * branch + index);
             }
-            sum.add_short(simd, short);
+            squares.add_short(simd, four(simd, sums));
         }
-        sum.total(simd)
+        for group in groups / 4 * 4..groups {
+            squares.add_short(simd, square_group(simd, self.0, group));
+        }
+        squares.total(simd)
     }
+}
+
+#[inline(always)]
+fn square_group<S: Simd, R: NarrowRun>(simd: S, run: R, group: usize) -> S::F32 {
+    let mut sums = [simd.splat_f32(0.0); 4];
+    for (quarter, sum) in sums.iter_mut().enumerate() {
+        let x = run.load(simd, group, quarter);
+        *sum = pair(simd, rows!(simd.mul_f32(x, x)));
+    }
+    four(simd, sums)
+}
+
+/// Σ b² and Σ a·b of narrow pairs.
+pub(crate) struct ProductsNarrow<R> {
+    pub(crate) a: R,
+    pub(crate) b: R,
+}
+
+impl<R: NarrowRun> Pass for ProductsNarrow<R> {
+    type Output = (f64, f64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (f64, f64) {
+        let Self { a, b } = self;
+        let mut squares_b = Sum::new(simd);
+        let mut dot_ab = Sum::new(simd);
+        let groups = a.groups().min(b.groups());
+        for branch in 0..groups / 4 {
+            let mut squares = [simd.splat_f32(0.0); 4];
+            let mut products = squares;
+            for index in 0..4 {
+                [squares[index], products[index]] = product_group(simd, a, b, 4 * branch + index);
+            }
+            squares_b.add_short(simd, four(simd, squares));
+            dot_ab.add_short(simd, four(simd, products));
+        }
+        for group in groups / 4 * 4..groups {
+            let [squares, products] = product_group(simd, a, b, group);
+            squares_b.add_short(simd, squares);
+            dot_ab.add_short(simd, products);
+        }
+        (squares_b.total(simd), dot_ab.total(simd))
+    }
+}
+
+#[inline(always)]
+fn product_group<S: Simd, R: NarrowRun>(simd: S, a: R, b: R, group: usize) -> [S::F32; 2] {
+    let mut squares = [simd.splat_f32(0.0); 4];
+    let mut products = squares;
+    for quarter in 0..4 {
+        let a = a.load(simd, group, quarter);
+        let b = b.load(simd, group, quarter);
+        squares[quarter] = pair(simd, rows!(simd.mul_f32(b, b)));
+        products[quarter] = pair(simd, rows!(simd.mul_f32(a, b)));
+    }
+    [four(simd, squares), four(simd, products)]
 }
 
 /// Σ x² of wide values.

@@ -161,3 +161,29 @@ impl WideRun for F32Codes<'_> {
         simd.load_f32_codes(&self.0[row])
     }
 }
+
+/// Codes of `f64`.
+#[derive(Clone, Copy)]
+pub(crate) struct F64Codes<'a>(&'a [[u8; 64]]);
+
+impl<'a> F64Codes<'a> {
+    pub(crate) fn new(codes: &'a [u8]) -> Self {
+        Self(codes.as_chunks().0)
+    }
+}
+
+impl WideRun for F64Codes<'_> {
+    #[inline(always)]
+    fn rows(self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
+        let halves = self.0[row].as_chunks::<32>().0;
+        [
+            simd.load_f64_bytes(&halves[0]),
+            simd.load_f64_bytes(&halves[1]),
+        ]
+    }
+}

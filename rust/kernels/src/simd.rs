@@ -22,7 +22,7 @@ pub(crate) trait Simd: Copy {
     type Counts32: Copy;
     /// Four 64-bit counters.
     type Counts64: Copy;
-    /// 32 codes or counters of 8 bits, 16 of 16, or 8 of 32.
+    /// 32 codes or counters of 8 bits, 16 of 16, 8 of 32, or 4 of 64.
     type Codes: Copy;
 
     fn load_f32(self, values: &[f32; 8]) -> Self::F32;
@@ -57,6 +57,8 @@ pub(crate) trait Simd: Copy {
     /// Count the lanes where `x == y`.
     fn count_equal_f32(self, counts: Self::Counts32, x: Self::F32, y: Self::F32) -> Self::Counts32;
     fn sum_counts32(self, counts: Self::Counts32) -> u64;
+    /// Whether any lane counted anything.
+    fn any_counts32(self, counts: Self::Counts32) -> bool;
 
     fn no_counts64(self) -> Self::Counts64;
     /// Count the lanes where `x < y`.
@@ -64,6 +66,9 @@ pub(crate) trait Simd: Copy {
     /// Count the lanes where `x == y`.
     fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
+
+    /// Four `f64` codes.
+    fn load_f64_bytes(self, codes: &[u8; 32]) -> Self::F64;
 
     /// Eight `f32` codes, as `f64`.
     fn load_f32_codes(self, codes: &[u8; 32]) -> [Self::F64; 2];
@@ -83,6 +88,8 @@ pub(crate) trait Simd: Copy {
     fn compare_codes_8(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Compare 8 pairs of 32-bit sign-magnitude codes.
     fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    /// Compare 4 pairs of 64-bit sign-magnitude codes.
+    fn compare_codes_64(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Count among 16 codes of 16 bits; 65535 times at most.
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     /// Count among 32 codes of 8 bits; 255 times at most.
@@ -90,6 +97,8 @@ pub(crate) trait Simd: Copy {
     /// Count among 8 codes of 32 bits.
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
+    /// The largest of 64-bit lanes, and their sum.
+    fn reduce_64(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 32-bit lanes, and their sum.
     fn reduce_32(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 16-bit lanes, and their sum.

@@ -14,10 +14,10 @@ use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
-    CompareCodes, CountNarrow, CountWide, DiffNarrow, DiffSums, DiffWide, Dot, MaxAbs, Range, Side,
-    SquaresNarrow, SquaresWide,
+    CompareCodes, CountNarrow, CountWide, DiffNarrow, DiffSums, DiffWide, GroupsWith,
+    ProductsNarrow, ProductsWide, Range, Side, SquaresNarrow, SquaresWide,
 };
-use crate::runs::{Decoded, F32Codes, Values, with_codes};
+use crate::runs::{Decoded, F32Codes, F64Codes, Values, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 
 /// The codes of both sides, scratch for their values, and where they stand in the tensor.
@@ -36,6 +36,48 @@ pub(super) struct Block<'a> {
     /// The flat index of the first float.
     pub(super) first: u64,
     pub(super) partial: &'a mut DiffPartial,
+}
+
+/// `$body` with `$a` and `$b` bound to runs of narrow values: of the codes, or of what
+/// [`Block::narrow`] has decoded.
+macro_rules! with_narrow {
+    ($block:ident, $a:ident, $b:ident => $body:expr) => {
+        if $block.has_runs_of(Domain::Narrow) {
+            with_codes!($block.a.dtype, run => {
+                let ($a, $b) = (run($block.a.bytes), run($block.b.bytes));
+                $body
+            })
+        } else {
+            let padded = $block.padded();
+            let $a = Decoded::new(&$block.narrow_a[..padded]);
+            let $b = Decoded::new(&$block.narrow_b[..padded]);
+            $body
+        }
+    };
+}
+
+/// The same of wide values; what is not loaded from codes was decoded by [`Block::widen`].
+macro_rules! with_wide {
+    ($block:ident, $a:ident, $b:ident => $body:expr) => {
+        match $block.a.dtype {
+            DType::F32 if $block.has_runs_of(Domain::Wide) => {
+                let $a = F32Codes::new($block.a.bytes);
+                let $b = F32Codes::new($block.b.bytes);
+                $body
+            }
+            DType::F64 if $block.has_runs_of(Domain::Wide) => {
+                let $a = F64Codes::new($block.a.bytes);
+                let $b = F64Codes::new($block.b.bytes);
+                $body
+            }
+            _ => {
+                let padded = $block.padded();
+                let $a = Values::new(&$block.wide_a[..padded]);
+                let $b = Values::new(&$block.wide_b[..padded]);
+                $body
+            }
+        }
+    };
 }
 
 impl Block<'_> {
@@ -122,79 +164,73 @@ impl Block<'_> {
 
     /// A block whose bytes are the same on both sides.
     fn reduce_identical(&mut self) -> bool {
-        let (count, padded) = (self.floats(), self.padded());
-        let dtype = self.a.dtype;
-        let (squares, range) = if self.level.loads_codes(dtype) && count == padded {
-            let squares = with_codes!(dtype, run => {
-                self.level.run(SquaresNarrow(run(self.a.bytes)))
-            });
+        let (squares, range) = if self.a.dtype.domain() == Domain::Narrow {
+            if !self.has_runs_of(Domain::Narrow) {
+                self.narrow();
+            }
+            let squares = with_narrow!(self, a, _b => self.level.run(SquaresNarrow(a)));
             (squares, Range::NARROW)
-        } else if dtype.domain() == Domain::Narrow {
-            self.narrow();
-            let values = Decoded::new(&self.narrow_a[..padded]);
-            (self.level.run(SquaresNarrow(values)), Range::NARROW)
-        } else if dtype == DType::F32 && count == padded {
-            let values = F32Codes::new(self.a.bytes);
-            (self.level.run(SquaresWide(values)), Range::WIDE)
         } else {
-            let values = &mut self.wide_a[..padded];
-            self.level.run(DecodeWide {
-                dtype,
-                codes: self.a.bytes,
-                out: &mut values[..count],
-            });
-            values[count..].fill(0.0);
-            (
-                self.level.run(SquaresWide(Values::new(values))),
-                Range::WIDE,
-            )
+            if !self.has_runs_of(Domain::Wide) {
+                self.widen();
+            }
+            let squares = with_wide!(self, a, _b => self.level.run(SquaresWide(a)));
+            (squares, Range::WIDE)
         };
         if !(range.has(squares) || (squares == 0.0 && self.a.all_zero())) {
             return false;
         }
-        self.partial.finite += count as u64;
+        let count = self.floats() as u64;
+        self.partial.finite += count;
         self.partial.squares_a.merge(squares.into());
         self.partial.squares_b.merge(squares.into());
         self.partial.dot_ab.merge(squares.into());
         if let Some(extras) = &mut self.partial.extras {
-            extras.histogram.add_zeros(count as u64);
+            extras.histogram.add_zeros(count);
         }
         true
     }
 
+    /// Whether passes of that domain can load the codes themselves, of both sides: the same
+    /// dtype, one that has a run, and whole groups.
+    fn has_runs_of(&self, domain: Domain) -> bool {
+        self.a.dtype == self.b.dtype
+            && self.a.dtype.domain() == domain
+            && self.level.loads_codes(self.a.dtype)
+            && self.floats() == self.padded()
+    }
+
     fn reduce_narrow(&mut self) -> bool {
-        let padded = self.padded();
-        let (a, b) = (self.a, self.b);
-        let from_codes =
-            a.dtype == b.dtype && self.level.loads_codes(a.dtype) && self.floats() == padded;
-        let mut sums = if from_codes {
-            with_codes!(a.dtype, run => {
-                self.level.run(DiffNarrow { a: run(a.bytes), b: run(b.bytes) })
-            })
-        } else {
+        let of_codes = self.has_runs_of(Domain::Narrow);
+        if !of_codes {
             self.narrow();
-            let (a, b) = self.decoded();
-            self.level.run(DiffNarrow { a, b })
-        };
+        }
+        let mut sums = with_narrow!(self, a, b => {
+            let mut sums = self.level.run(DiffNarrow { a, b });
+            if !sums.derive_products() {
+                (sums.squares_b, sums.dot_ab) = self.level.run(ProductsNarrow { a, b });
+            }
+            sums
+        });
         if !self.is_harmless(&sums, Range::NARROW) {
             return false;
         }
-        if from_codes {
+        if of_codes {
             self.compare_codes_into(&mut sums);
         } else {
-            let (a, b) = self.decoded();
-            (sums.changed, sums.sign_flips) = self.level.run(CountNarrow { a, b });
+            (sums.changed, sums.sign_flips) =
+                with_narrow!(self, a, b => self.level.run(CountNarrow { a, b }));
             self.fold_codes(sums.changed);
         }
-        let record = self.partial.max_abs.magnitude.to_f64();
-        let may_exceed = self.may_exceed(sums.max_abs, record);
-        let mut max_abs = 0.0;
-        if may_exceed || self.options.wants_each_difference() || needs_dot(&sums) {
-            self.widen();
-            let (a, b) = self.values();
-            max_abs = self.level.run(MaxAbs { a, b });
+        if self.may_exceed(sums.max_abs) {
+            let magnitude = sums.max_abs as f32;
+            let groups = with_narrow!(self, a, b => self.level.run(GroupsWith { a, b, magnitude }));
+            self.record_from(groups);
         }
-        self.fold(&sums, max_abs);
+        if self.options.wants_each_difference() {
+            self.widen();
+        }
+        self.fold(&sums);
         true
     }
 
@@ -203,7 +239,8 @@ impl Block<'_> {
     /// Rounding to `f32` is monotone, so the largest `f64` difference is among those whose `f32`
     /// rounding is the largest: only a block that reaches the record needs the exact look, and
     /// where differences are exact, only one that beats it.
-    fn may_exceed(&self, max_abs: f64, record: f64) -> bool {
+    fn may_exceed(&self, max_abs: f64) -> bool {
+        let record = self.partial.max_abs.magnitude.to_f64();
         if record.is_nan() {
             return max_abs > 0.0;
         }
@@ -216,48 +253,80 @@ impl Block<'_> {
         max_abs > rounded || (max_abs == rounded && max_abs > 0.0 && max_abs >= exact)
     }
 
-    /// Both sides as decoded to `f32`.
-    fn decoded(&self) -> (Decoded<'_>, Decoded<'_>) {
-        let padded = self.padded();
-        (
-            Decoded::new(&self.narrow_a[..padded]),
-            Decoded::new(&self.narrow_b[..padded]),
-        )
+    /// Look for the largest difference in these groups, exactly, and note it if it is a record.
+    fn record_from(&mut self, mut groups: u64) {
+        let mut values_a = [0.0; PADDING];
+        let mut values_b = [0.0; PADDING];
+        while groups != 0 {
+            let start = groups.trailing_zeros() as usize * PADDING;
+            groups &= groups - 1;
+            let count = PADDING.min(self.floats() - start);
+            for (codes, values) in [(self.a, &mut values_a), (self.b, &mut values_b)] {
+                let width = codes.code_bytes();
+                self.level.run(DecodeNarrow {
+                    dtype: codes.dtype,
+                    codes: &codes.bytes[start * width..(start + count) * width],
+                    out: &mut values[..count],
+                });
+            }
+            for index in 0..count {
+                let (a, b) = (f64::from(values_a[index]), f64::from(values_b[index]));
+                self.record((b - a).abs(), a, b, start + index);
+            }
+        }
+    }
+
+    /// Note a difference if it is larger than every one before.
+    fn record(&mut self, magnitude: f64, a: f64, b: f64, position: usize) {
+        let partial = &mut *self.partial;
+        if exceeds(magnitude, partial.max_abs.magnitude.to_f64()) {
+            partial.max_abs = Extreme {
+                magnitude: Number::float(magnitude),
+                index: self.first + position as u64,
+            };
+            partial.value_a = Number::float(a);
+            partial.value_b = Number::float(b);
+        }
     }
 
     fn reduce_wide(&mut self) -> bool {
-        let padded = self.padded();
-        let (a, b) = (self.a, self.b);
-        let from_codes = a.dtype == DType::F32 && b.dtype == DType::F32 && self.floats() == padded;
-        let mut sums = if from_codes {
-            let (a, b) = (F32Codes::new(a.bytes), F32Codes::new(b.bytes));
-            self.level.run(DiffWide { a, b })
-        } else {
+        let of_codes = self.has_runs_of(Domain::Wide);
+        if !of_codes {
             self.widen();
-            let (a, b) = self.values();
-            self.level.run(DiffWide { a, b })
-        };
+        }
+        let mut sums = with_wide!(self, a, b => {
+            let mut sums = self.level.run(DiffWide { a, b });
+            if !sums.derive_products() {
+                (sums.squares_b, sums.dot_ab) = self.level.run(ProductsWide { a, b });
+            }
+            sums
+        });
         if !self.is_harmless(&sums, Range::WIDE) {
-            if from_codes {
+            if of_codes {
                 self.widen();
             }
             return false;
         }
-        if from_codes {
+        if of_codes {
             self.compare_codes_into(&mut sums);
-            let record = self.partial.max_abs.magnitude.to_f64();
-            if exceeds(sums.max_abs, record)
-                || self.options.wants_each_difference()
-                || needs_dot(&sums)
-            {
-                self.widen();
-            }
         } else {
-            let (a, b) = self.values();
-            (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
+            (sums.changed, sums.sign_flips) =
+                with_wide!(self, a, b => self.level.run(CountWide { a, b }));
             self.fold_codes(sums.changed);
         }
-        self.fold(&sums, sums.max_abs);
+        let exceeds = exceeds(sums.max_abs, self.partial.max_abs.magnitude.to_f64());
+        if of_codes && (exceeds || self.options.wants_each_difference()) {
+            self.widen();
+        }
+        if exceeds {
+            let position = (0..self.floats())
+                .find(|&index| (self.wide_b[index] - self.wide_a[index]).abs() == sums.max_abs);
+            if let Some(position) = position {
+                let (a, b) = (self.wide_a[position], self.wide_b[position]);
+                self.record(sums.max_abs, a, b, position);
+            }
+        }
+        self.fold(&sums);
         true
     }
 
@@ -281,25 +350,8 @@ impl Block<'_> {
         self.partial.bits_changed += comparison.bits_changed;
     }
 
-    /// Both sides as decoded to `f64`.
-    fn values(&self) -> (Values<'_>, Values<'_>) {
-        let padded = self.padded();
-        (
-            Values::new(&self.wide_a[..padded]),
-            Values::new(&self.wide_b[..padded]),
-        )
-    }
-
     /// Fold the sums of a harmless block. The wide values must be there where they are needed.
-    fn fold(&mut self, sums: &DiffSums, max_abs: f64) {
-        let padded = self.padded();
-        let dot_ab = if needs_dot(sums) {
-            let (a, b) = self.values();
-            self.level.run(Dot { a, b })
-        } else {
-            sums.squares_a + sums.dot_da
-        };
-        let record = self.partial.max_abs.magnitude.to_f64();
+    fn fold(&mut self, sums: &DiffSums) {
         let partial = &mut *self.partial;
         partial.finite += (self.elements * self.components) as u64;
         partial.changed += sums.changed;
@@ -310,20 +362,7 @@ impl Block<'_> {
         partial.squares_a.merge(sums.squares_a.into());
         partial.squares_b.merge(sums.squares_b.into());
         partial.dot_da.merge(sums.dot_da.into());
-        partial.dot_ab.merge(dot_ab.into());
-        if exceeds(max_abs, record) {
-            let position = (0..padded)
-                .find(|&index| (self.wide_b[index] - self.wide_a[index]).abs() == max_abs);
-            if let Some(position) = position {
-                partial.max_abs = Extreme {
-                    magnitude: Number::float(max_abs),
-                    index: self.first + position as u64,
-                };
-                let (a, b) = (self.wide_a[position], self.wide_b[position]);
-                self.partial.value_a = Number::float(a);
-                self.partial.value_b = Number::float(b);
-            }
-        }
+        partial.dot_ab.merge(sums.dot_ab.into());
         if self.options.wants_each_difference() {
             self.look_at_each_difference();
         } else {
@@ -585,13 +624,6 @@ impl Block<'_> {
         self.partial.max_ulp = self.partial.max_ulp.max(steps);
         self.partial.bits_changed += differing;
     }
-}
-
-/// Whether Σ a·b must be summed itself: ‖a‖² + Σ d·a has their errors, which a cosine multiplies
-/// by how far the norms are apart.
-fn needs_dot(sums: &DiffSums) -> bool {
-    let ratio = sums.squares_a / sums.squares_b;
-    !(0.25..=4.0).contains(&ratio) && sums.squares_a > 0.0 && sums.squares_b > 0.0
 }
 
 /// Whether a block's largest difference beats the record, which is NaN before the first.

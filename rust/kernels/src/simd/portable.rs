@@ -160,6 +160,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn any_counts32(self, counts: [u32; 8]) -> bool {
+        counts != [0; 8]
+    }
+
+    #[inline(always)]
     fn no_counts64(self) -> [u64; 4] {
         [0; 4]
     }
@@ -177,6 +182,15 @@ impl Simd for Portable {
     #[inline(always)]
     fn sum_counts64(self, counts: [u64; 4]) -> u64 {
         counts.into_iter().sum()
+    }
+
+    #[inline(always)]
+    fn load_f64_bytes(self, codes: &[u8; 32]) -> [f64; 4] {
+        let mut values = [0.0; 4];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = f64::from_le_bytes(*bytes);
+        }
+        values
     }
 
     #[inline(always)]
@@ -277,6 +291,26 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn compare_codes_64(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]) {
+        let key = |code: i64| {
+            let key = code & i64::MAX;
+            if code < 0 { -key } else { key }
+        };
+        let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        for (lane, (a, b)) in pairs.enumerate() {
+            let (a, b) = (i64::from_le_bytes(*a), i64::from_le_bytes(*b));
+            let (key_a, key_b) = (key(a), key(b));
+            let farthest = wide_lane(&counts.farthest, lane).max(key_a.abs_diff(key_b));
+            counts.farthest[lane] = farthest as u32;
+            counts.farthest[lane + UPPER] = (farthest >> 32) as u32;
+            counts.same_code[lane] += u32::from(a == b);
+            counts.same_value[lane] += u32::from(key_a == key_b);
+            counts.flipped[lane] +=
+                u32::from((key_a < 0) & (key_b > 0) | (key_a > 0) & (key_b < 0));
+        }
+    }
+
+    #[inline(always)]
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         for (lane, code) in codes.as_chunks().0.iter().enumerate() {
             let code = i32::from(i16::from_le_bytes(*code));
@@ -310,6 +344,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn reduce_64(self, lanes: [u32; 32]) -> (u64, u64) {
+        let (mut largest, mut sum) = (0, 0u64);
+        for lane in 0..4 {
+            let lane = wide_lane(&lanes, lane);
+            largest = lane.max(largest);
+            sum = sum.wrapping_add(lane);
+        }
+        (largest, sum)
+    }
+
+    #[inline(always)]
     fn reduce_32(self, lanes: [u32; 32]) -> (u64, u64) {
         self.reduce_16(lanes)
     }
@@ -324,6 +369,14 @@ impl Simd for Portable {
     fn reduce_8(self, lanes: [u32; 32]) -> (u64, u64) {
         self.reduce_16(lanes)
     }
+}
+
+/// Where the upper halves of 64-bit lanes lie.
+const UPPER: usize = 16;
+
+#[inline(always)]
+fn wide_lane(lanes: &[u32; 32], lane: usize) -> u64 {
+    u64::from(lanes[lane]) | u64::from(lanes[lane + UPPER]) << 32
 }
 
 /// Codes with their sign extended; `magnitude` masks the sign out.

@@ -182,7 +182,7 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
                     powers.add(simd, simd.widen(row));
                 }
             }
-            absolute.add_short(simd, short_absolute);
+            absolute.add_short(simd, short_absolute.0);
         }
         OnePassSums {
             absolute: absolute.total(simd),
@@ -228,7 +228,13 @@ impl<S: Simd> Powers<S> {
 
     #[inline(always)]
     fn total(self, simd: S) -> [f64; 4] {
-        self.sums.map(|sum| sum.total(simd))
+        let [first, second, third, fourth] = self.sums;
+        [
+            first.total(simd),
+            second.total(simd),
+            third.total(simd),
+            fourth.total(simd),
+        ]
     }
 }
 
@@ -339,24 +345,27 @@ impl Pass for ClassifyCodes<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Counts {
         let Self { classes, .. } = self;
-        let rows = self.codes.as_chunks().0.iter();
+        let rows = self.codes.as_chunks().0;
         let mut counts = simd.no_classes();
-        match self.bytes {
-            1 => rows.for_each(|codes| simd.classify_codes_8(&mut counts, codes, classes)),
-            2 => rows.for_each(|codes| simd.classify_codes_16(&mut counts, codes, classes)),
-            _ => rows.for_each(|codes| simd.classify_codes_32(&mut counts, codes, classes)),
+        // Spelled out, as closures are not inlined into code for other instructions.
+        macro_rules! classify {
+            ($classify:ident, $reduce:ident) => {{
+                for codes in rows {
+                    simd.$classify(&mut counts, codes, classes);
+                }
+                let zeros = simd.$reduce(counts.zero).1;
+                [
+                    zeros,
+                    simd.$reduce(counts.signed).1 - simd.$reduce(counts.negative_zero).1,
+                    simd.$reduce(counts.tiny).1 - zeros,
+                    simd.$reduce(counts.saturated).1,
+                ]
+            }};
         }
-        let sum = |lanes| match self.bytes {
-            1 => simd.reduce_8(lanes).1,
-            2 => simd.reduce_16(lanes).1,
-            _ => simd.reduce_32(lanes).1,
-        };
-        let zeros = sum(counts.zero);
-        [
-            zeros,
-            sum(counts.signed) - sum(counts.negative_zero),
-            sum(counts.tiny) - zeros,
-            sum(counts.saturated),
-        ]
+        match self.bytes {
+            1 => classify!(classify_codes_8, reduce_8),
+            2 => classify!(classify_codes_16, reduce_16),
+            _ => classify!(classify_codes_32, reduce_32),
+        }
     }
 }
