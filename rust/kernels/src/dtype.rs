@@ -47,7 +47,7 @@ impl FloatFormat {
     }
 
     /// The value of a code without sign that is finite.
-    fn value(self, code: u64) -> f64 {
+    pub(crate) fn value(self, code: u64) -> f64 {
         let mantissa = code & ((1 << self.mantissa_bits) - 1);
         let exponent = (code >> self.mantissa_bits) as i32;
         let significand = if exponent == 0 {

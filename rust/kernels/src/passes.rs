@@ -13,6 +13,18 @@ use crate::level::Pass;
 use crate::runs::{NarrowRun, WideRun};
 use crate::simd::Simd;
 
+/// Vector by vector, `operation` of two rows.
+macro_rules! rows {
+    ($simd:ident.$operation:ident($x:expr, $y:expr)) => {{
+        let mut result = $x;
+        for (x, y) in result.iter_mut().zip($y) {
+            *x = $simd.$operation(*x, y);
+        }
+        result
+    }};
+}
+pub(crate) use rows;
+
 /// Sums of one block of pairs: `d = b - a`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct DiffSums {
@@ -97,12 +109,6 @@ impl<S: Simd> Sum<S> {
         ];
     }
 
-    /// Add eight short sums.
-    #[inline(always)]
-    pub(crate) fn add_short(&mut self, simd: S, sums: S::F32) {
-        self.add(simd, simd.widen(sums));
-    }
-
     #[inline(always)]
     pub(crate) fn total(self, simd: S) -> f64 {
         let [a, b, c, d] = simd.array_f64(self.0[0]);
@@ -111,41 +117,72 @@ impl<S: Simd> Sum<S> {
     }
 }
 
-/// A sum of eight terms a lane in `f32`, by twos: of equal terms it passes 2, 4, 6 and 8 of them,
-/// which takes two bits more than one has.
-#[derive(Clone, Copy)]
-pub(crate) struct ShortSum<S: Simd>(pub(crate) S::F32);
-
-impl<S: Simd> ShortSum<S> {
-    #[inline(always)]
-    pub(crate) fn new(simd: S) -> Self {
-        Self(simd.splat_f32(0.0))
-    }
-
-    #[inline(always)]
-    pub(crate) fn add(&mut self, simd: S, [x, y]: [S::F32; 2]) {
-        self.0 = simd.add_f32(self.0, simd.add_f32(x, y));
-    }
-
-    /// The lanes' total, pairwise.
-    #[inline(always)]
-    pub(crate) fn total(self, simd: S) -> f32 {
-        let [a, b, c, d, e, f, g, h] = simd.array_f32(self.0);
-        ((a + e) + (c + g)) + ((b + f) + (d + h))
-    }
+/// Terms of `N` sums over narrow values.
+pub(crate) trait ShortTerms<S: Simd, const N: usize> {
+    /// The terms of sixteen values, of which each of eight lanes has two, already added.
+    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; N];
 }
 
-/// Vector by vector, `operation` of two rows.
-macro_rules! rows {
-    ($simd:ident.$operation:ident($x:expr, $y:expr)) => {{
-        let mut result = $x;
-        for (x, y) in result.iter_mut().zip($y) {
-            *x = $simd.$operation(*x, y);
+/// Sums of the terms of that many groups: in `f32` up to 32 terms a lane, then in `f64`.
+///
+/// Terms are added by twos and fours, and of these four times two, in which order sums of equal
+/// terms are exact but for one of 12, which takes two bits more than a term has. The loops stay
+/// loops: unrolled, LLVM sums all the quarters' first term first, and spills the rest.
+///
+/// Data that repeat round the same way every time, and errors that would average out add up. Such
+/// data show in the last sum: short sums that follow each other are the same.
+#[inline(always)]
+pub(crate) fn sum_short<S: Simd, T: ShortTerms<S, N>, const N: usize>(
+    simd: S,
+    groups: usize,
+    terms: &mut T,
+) -> ShortSums<N> {
+    const HALVES: usize = 8;
+    let zero = simd.splat_f32(0.0);
+    let mut sums = [Sum::new(simd); N];
+    let mut last = simd.splat_f32(f32::NAN);
+    let mut repeating = false;
+    // A half is two quarters of a group.
+    let halves = 2 * groups;
+    let mut start = 0;
+    while start < halves {
+        let mut short = [zero; N];
+        for start in [start, start + HALVES / 2] {
+            let mut sixteen = [zero; N];
+            for half in start.min(halves)..halves.min(start + HALVES / 2) {
+                let (group, quarter) = (half / 2, half % 2 * 2);
+                let first = terms.of_quarter(simd, group, quarter);
+                let second = terms.of_quarter(simd, group, quarter + 1);
+                sixteen = rows!(simd.add_f32(sixteen, rows!(simd.add_f32(first, second))));
+            }
+            short = rows!(simd.add_f32(short, sixteen));
         }
-        result
-    }};
+        for index in 0..N {
+            sums[index].add(simd, simd.widen(short[index]));
+        }
+        repeating |= simd.all_equal_f32(short[N - 1], last);
+        last = short[N - 1];
+        start += HALVES;
+    }
+    let mut totals = [0.0; N];
+    for index in 0..N {
+        totals[index] = sums[index].total(simd);
+    }
+    ShortSums { totals, repeating }
 }
-pub(crate) use rows;
+
+/// What [`sum_short`] finds.
+pub(crate) struct ShortSums<const N: usize> {
+    pub(crate) totals: [f64; N],
+    /// Whether the last of the terms repeat.
+    pub(crate) repeating: bool,
+}
+
+#[inline(always)]
+pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
+    simd.add_f32(x, y)
+}
+
 
 /// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
 /// or [`CountNarrow`].
@@ -160,104 +197,57 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> DiffSums {
         let Self { a, b } = self;
-        let mut difference = Sum::new(simd);
-        let mut absolute = Sum::new(simd);
-        let mut squares_d = Sum::new(simd);
-        let mut squares_a = Sum::new(simd);
-        let mut dot_da = Sum::new(simd);
-        let mut max_abs = simd.splat_f32(0.0);
+        let mut terms = DiffTerms {
+            a,
+            b,
+            max_abs: simd.splat_f32(0.0),
+        };
         let groups = a.groups().min(b.groups());
-        // Four groups are folded at once: short sums of 32 terms, by twos.
-        for branch in 0..groups / 4 {
-            let [d, m, dd, aa, da] = rows!(simd.add_f32(
-                rows!(simd.add_f32(
-                    diff_group(simd, a, b, 4 * branch, &mut max_abs),
-                    diff_group(simd, a, b, 4 * branch + 1, &mut max_abs)
-                )),
-                rows!(simd.add_f32(
-                    diff_group(simd, a, b, 4 * branch + 2, &mut max_abs),
-                    diff_group(simd, a, b, 4 * branch + 3, &mut max_abs)
-                ))
-            ));
-            difference.add_short(simd, d);
-            absolute.add_short(simd, m);
-            squares_d.add_short(simd, dd);
-            squares_a.add_short(simd, aa);
-            dot_da.add_short(simd, da);
-        }
-        for group in groups / 4 * 4..groups {
-            let [d, m, dd, aa, da] = diff_group(simd, a, b, group, &mut max_abs);
-            difference.add_short(simd, d);
-            absolute.add_short(simd, m);
-            squares_d.add_short(simd, dd);
-            squares_a.add_short(simd, aa);
-            dot_da.add_short(simd, da);
+        let [difference, absolute, squares_d, squares_a, dot_da] =
+            sum_short(simd, groups, &mut terms).totals;
+        let mut max_abs = 0.0;
+        for lane in simd.array_f32(terms.max_abs) {
+            max_abs = lane.max(max_abs);
         }
         DiffSums {
-            difference: difference.total(simd),
-            absolute: absolute.total(simd),
-            squares_d: squares_d.total(simd),
-            squares_a: squares_a.total(simd),
+            difference,
+            absolute,
+            squares_d,
+            squares_a,
             // These are derived, or summed by another pass.
             squares_b: f64::NAN,
             dot_ab: f64::NAN,
-            dot_da: dot_da.total(simd),
-            max_abs: f64::from(simd.array_f32(max_abs).into_iter().fold(0.0, f32::max)),
+            dot_da,
+            max_abs: f64::from(max_abs),
             changed: 0,
             sign_flips: 0,
         }
     }
 }
 
-/// Σ d, Σ|d|, Σ d², Σ a² and Σ d·a of a group, by lane.
-#[inline(always)]
-fn diff_group<S: Simd, R: NarrowRun>(
-    simd: S,
+/// d, |d|, d², a² and d·a of narrow pairs; the largest |d| on the way.
+struct DiffTerms<S: Simd, R> {
     a: R,
     b: R,
-    group: usize,
-    max_abs: &mut S::F32,
-) -> [S::F32; 5] {
-    let first = diff_quarter(simd, a, b, group, 0, max_abs);
-    let second = diff_quarter(simd, a, b, group, 1, max_abs);
-    let half = rows!(simd.add_f32(first, second));
-    let third = diff_quarter(simd, a, b, group, 2, max_abs);
-    let fourth = diff_quarter(simd, a, b, group, 3, max_abs);
-    rows!(simd.add_f32(half, rows!(simd.add_f32(third, fourth))))
+    max_abs: S::F32,
 }
 
-/// The same of a quarter of a group.
-#[inline(always)]
-fn diff_quarter<S: Simd, R: NarrowRun>(
-    simd: S,
-    a: R,
-    b: R,
-    group: usize,
-    quarter: usize,
-    max_abs: &mut S::F32,
-) -> [S::F32; 5] {
-    let a = a.load(simd, group, quarter);
-    let b = b.load(simd, group, quarter);
-    let d = rows!(simd.sub_f32(b, a));
-    let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
-    *max_abs = simd.max_f32(simd.max_f32(m[0], m[1]), *max_abs);
-    [
-        pair(simd, d),
-        pair(simd, m),
-        pair(simd, rows!(simd.mul_f32(d, d))),
-        pair(simd, rows!(simd.mul_f32(a, a))),
-        pair(simd, rows!(simd.mul_f32(d, a))),
-    ]
-}
-
-#[inline(always)]
-pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
-    simd.add_f32(x, y)
-}
-
-#[inline(always)]
-pub(crate) fn four<S: Simd>(simd: S, [w, x, y, z]: [S::F32; 4]) -> S::F32 {
-    simd.add_f32(simd.add_f32(w, x), simd.add_f32(y, z))
+impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, R> {
+    #[inline(always)]
+    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 5] {
+        let a = self.a.load(simd, group, quarter);
+        let b = self.b.load(simd, group, quarter);
+        let d = rows!(simd.sub_f32(b, a));
+        let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
+        self.max_abs = simd.max_f32(simd.max_f32(m[0], m[1]), self.max_abs);
+        [
+            pair(simd, d),
+            pair(simd, m),
+            pair(simd, rows!(simd.mul_f32(d, d))),
+            pair(simd, rows!(simd.mul_f32(a, a))),
+            pair(simd, rows!(simd.mul_f32(d, a))),
+        ]
+    }
 }
 
 /// How many narrow pairs differ in value, and how many in sign.
@@ -392,12 +382,12 @@ impl<R: WideRun> Pass for DiffWide<R> {
 
 /// One accumulator for two vectors: two of each sum would not fit the registers.
 #[inline(always)]
-fn add_two<S: Simd>(simd: S, sum: &mut S::F64, [x, y]: [S::F64; 2]) {
+pub(crate) fn add_two<S: Simd>(simd: S, sum: &mut S::F64, [x, y]: [S::F64; 2]) {
     *sum = simd.add_f64(*sum, simd.add_f64(x, y));
 }
 
 #[inline(always)]
-fn sum_lanes<S: Simd>(simd: S, lanes: S::F64) -> f64 {
+pub(crate) fn sum_lanes<S: Simd>(simd: S, lanes: S::F64) -> f64 {
     let [a, b, c, d] = simd.array_f64(lanes);
     (a + c) + (b + d)
 }
@@ -497,30 +487,20 @@ impl<R: NarrowRun> Pass for SquaresNarrow<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let mut squares = Sum::new(simd);
-        let groups = self.0.groups();
-        for branch in 0..groups / 4 {
-            let mut sums = [simd.splat_f32(0.0); 4];
-            for (index, sum) in sums.iter_mut().enumerate() {
-                *sum = square_group(simd, self.0, 4 * branch + index);
-            }
-            squares.add_short(simd, four(simd, sums));
-        }
-        for group in groups / 4 * 4..groups {
-            squares.add_short(simd, square_group(simd, self.0, group));
-        }
-        squares.total(simd)
+        let mut terms = SquareTerms(self.0);
+        let [squares] = sum_short(simd, self.0.groups(), &mut terms).totals;
+        squares
     }
 }
 
-#[inline(always)]
-fn square_group<S: Simd, R: NarrowRun>(simd: S, run: R, group: usize) -> S::F32 {
-    let mut sums = [simd.splat_f32(0.0); 4];
-    for (quarter, sum) in sums.iter_mut().enumerate() {
-        let x = run.load(simd, group, quarter);
-        *sum = pair(simd, rows!(simd.mul_f32(x, x)));
+struct SquareTerms<R>(R);
+
+impl<S: Simd, R: NarrowRun> ShortTerms<S, 1> for SquareTerms<R> {
+    #[inline(always)]
+    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 1] {
+        let x = self.0.load(simd, group, quarter);
+        [pair(simd, rows!(simd.mul_f32(x, x)))]
     }
-    four(simd, sums)
 }
 
 /// Σ b² and Σ a·b of narrow pairs.
@@ -535,38 +515,27 @@ impl<R: NarrowRun> Pass for ProductsNarrow<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f64, f64) {
         let Self { a, b } = self;
-        let mut squares_b = Sum::new(simd);
-        let mut dot_ab = Sum::new(simd);
         let groups = a.groups().min(b.groups());
-        for branch in 0..groups / 4 {
-            let mut squares = [simd.splat_f32(0.0); 4];
-            let mut products = squares;
-            for index in 0..4 {
-                [squares[index], products[index]] = product_group(simd, a, b, 4 * branch + index);
-            }
-            squares_b.add_short(simd, four(simd, squares));
-            dot_ab.add_short(simd, four(simd, products));
-        }
-        for group in groups / 4 * 4..groups {
-            let [squares, products] = product_group(simd, a, b, group);
-            squares_b.add_short(simd, squares);
-            dot_ab.add_short(simd, products);
-        }
-        (squares_b.total(simd), dot_ab.total(simd))
+        let [squares_b, dot_ab] = sum_short(simd, groups, &mut ProductTerms { a, b }).totals;
+        (squares_b, dot_ab)
     }
 }
 
-#[inline(always)]
-fn product_group<S: Simd, R: NarrowRun>(simd: S, a: R, b: R, group: usize) -> [S::F32; 2] {
-    let mut squares = [simd.splat_f32(0.0); 4];
-    let mut products = squares;
-    for quarter in 0..4 {
-        let a = a.load(simd, group, quarter);
-        let b = b.load(simd, group, quarter);
-        squares[quarter] = pair(simd, rows!(simd.mul_f32(b, b)));
-        products[quarter] = pair(simd, rows!(simd.mul_f32(a, b)));
+struct ProductTerms<R> {
+    a: R,
+    b: R,
+}
+
+impl<S: Simd, R: NarrowRun> ShortTerms<S, 2> for ProductTerms<R> {
+    #[inline(always)]
+    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
+        let a = self.a.load(simd, group, quarter);
+        let b = self.b.load(simd, group, quarter);
+        [
+            pair(simd, rows!(simd.mul_f32(b, b))),
+            pair(simd, rows!(simd.mul_f32(a, b))),
+        ]
     }
-    [four(simd, squares), four(simd, products)]
 }
 
 /// Σ x² of wide values.

@@ -34,8 +34,8 @@ pub(crate) trait Simd: Copy {
     fn abs_f32(self, x: Self::F32) -> Self::F32;
     /// `x` where `x > y`, else `y`.
     fn max_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
-    /// `x` where `x < y`, else `y`.
-    fn min_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// Whether `x == y` in every lane.
+    fn all_equal_f32(self, x: Self::F32, y: Self::F32) -> bool;
     /// The lower and the upper four lanes.
     fn widen(self, x: Self::F32) -> [Self::F64; 2];
 
@@ -97,6 +97,19 @@ pub(crate) trait Simd: Copy {
     /// Count among 8 codes of 32 bits.
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
+
+    /// The range of no codes, of so many bytes each.
+    fn no_range(self, bytes: usize) -> CodeRange<Self>;
+    /// Where 32 codes of 8 bits lie; 255 times at most.
+    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
+    /// Where 16 codes of 16 bits lie; 65535 times at most.
+    fn survey_codes_16(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
+    /// Where 8 codes of 32 bits lie.
+    fn survey_codes_32(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
+    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes;
+    fn extremes_16(self, range: CodeRange<Self>) -> CodeExtremes;
+    fn extremes_32(self, range: CodeRange<Self>) -> CodeExtremes;
+
     /// The largest of 64-bit lanes, and their sum.
     fn reduce_64(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 32-bit lanes, and their sum.
@@ -140,4 +153,26 @@ pub(crate) struct CodeClasses<S: Simd> {
     /// Below the smallest normal, zeros too.
     pub(crate) tiny: S::Codes,
     pub(crate) saturated: S::Codes,
+}
+
+/// Where sign-magnitude codes lie. A key is the magnitude with the code's sign, in two's complement.
+#[derive(Clone, Copy)]
+pub(crate) struct CodeRange<S: Simd> {
+    /// The lowest key.
+    pub(crate) lowest: S::Codes,
+    /// The highest key.
+    pub(crate) highest: S::Codes,
+    /// The smallest magnitude.
+    pub(crate) smallest: S::Codes,
+    /// How many have the sign set, zeros too.
+    pub(crate) signed: S::Codes,
+}
+
+/// [`CodeRange`] over all lanes. One that saw no code is empty: its lowest key is above the highest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CodeExtremes {
+    pub(crate) lowest: i32,
+    pub(crate) highest: i32,
+    pub(crate) smallest: u32,
+    pub(crate) signed: u64,
 }

@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Classes, CodeClasses, CodeCounts, Simd};
+use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, Simd};
 
 /// Proof that this machine has AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -80,8 +80,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn min_f32(self, x: __m256, y: __m256) -> __m256 {
-        avx2!(_mm256_min_ps(x, y))
+    fn all_equal_f32(self, x: __m256, y: __m256) -> bool {
+        avx2!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(x, y)) == 0xff)
     }
 
     #[inline(always)]
@@ -457,6 +457,117 @@ impl Simd for Avx2 {
             tiny: zero,
             saturated: zero,
         }
+    }
+
+    #[inline(always)]
+    fn no_range(self, bytes: usize) -> CodeRange<Self> {
+        avx2!({
+            let ones = _mm256_set1_epi8(-1);
+            let highest = match bytes {
+                1 => _mm256_set1_epi8(i8::MIN),
+                2 => _mm256_set1_epi16(i16::MIN),
+                _ => _mm256_set1_epi32(i32::MIN),
+            };
+            CodeRange {
+                lowest: _mm256_xor_si256(highest, ones),
+                highest,
+                smallest: ones,
+                signed: _mm256_setzero_si256(),
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi8(i8::MAX));
+            let key = _mm256_sign_epi8(magnitude, codes);
+            range.lowest = _mm256_min_epi8(range.lowest, key);
+            range.highest = _mm256_max_epi8(range.highest, key);
+            range.smallest = _mm256_min_epu8(range.smallest, magnitude);
+            range.signed = _mm256_sub_epi8(range.signed, _mm256_cmpgt_epi8(_mm256_setzero_si256(), codes));
+        });
+    }
+
+    #[inline(always)]
+    fn survey_codes_16(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(i16::MAX));
+            let key = _mm256_sign_epi16(magnitude, codes);
+            range.lowest = _mm256_min_epi16(range.lowest, key);
+            range.highest = _mm256_max_epi16(range.highest, key);
+            range.smallest = _mm256_min_epu16(range.smallest, magnitude);
+            range.signed = _mm256_add_epi16(range.signed, _mm256_srli_epi16::<15>(codes));
+        });
+    }
+
+    #[inline(always)]
+    fn survey_codes_32(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi32(i32::MAX));
+            let key = _mm256_sign_epi32(magnitude, codes);
+            range.lowest = _mm256_min_epi32(range.lowest, key);
+            range.highest = _mm256_max_epi32(range.highest, key);
+            range.smallest = _mm256_min_epu32(range.smallest, magnitude);
+            range.signed = _mm256_add_epi32(range.signed, _mm256_srli_epi32::<31>(codes));
+        });
+    }
+
+    #[inline(always)]
+    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes {
+        avx2!({
+            // As unsigned numbers, of which the largest can be had: those above and below.
+            let bias = _mm256_set1_epi8(i8::MIN);
+            let ones = _mm256_set1_epi8(-1);
+            let highest = self.reduce_8(_mm256_xor_si256(range.highest, bias)).0;
+            let lowest = self.reduce_8(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let smallest = self.reduce_8(_mm256_xor_si256(range.smallest, ones)).0;
+            CodeExtremes {
+                lowest: i32::from((!(lowest as u8) ^ 0x80) as i8),
+                highest: i32::from((highest as u8 ^ 0x80) as i8),
+                smallest: u32::from(!(smallest as u8)),
+                signed: self.reduce_8(range.signed).1,
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn extremes_16(self, range: CodeRange<Self>) -> CodeExtremes {
+        avx2!({
+            // As unsigned numbers, of which the largest can be had: those above and below.
+            let bias = _mm256_set1_epi16(i16::MIN);
+            let ones = _mm256_set1_epi8(-1);
+            let highest = self.reduce_16(_mm256_xor_si256(range.highest, bias)).0;
+            let lowest = self.reduce_16(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let smallest = self.reduce_16(_mm256_xor_si256(range.smallest, ones)).0;
+            CodeExtremes {
+                lowest: i32::from((!(lowest as u16) ^ 0x8000) as i16),
+                highest: i32::from((highest as u16 ^ 0x8000) as i16),
+                smallest: u32::from(!(smallest as u16)),
+                signed: self.reduce_16(range.signed).1,
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn extremes_32(self, range: CodeRange<Self>) -> CodeExtremes {
+        avx2!({
+            // As unsigned numbers, of which the largest can be had: those above and below.
+            let bias = _mm256_set1_epi32(i32::MIN);
+            let ones = _mm256_set1_epi8(-1);
+            let highest = self.reduce_32(_mm256_xor_si256(range.highest, bias)).0;
+            let lowest = self.reduce_32(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let smallest = self.reduce_32(_mm256_xor_si256(range.smallest, ones)).0;
+            CodeExtremes {
+                lowest: (!(lowest as u32) ^ 0x8000_0000) as i32,
+                highest: (highest as u32 ^ 0x8000_0000) as i32,
+                smallest: !(smallest as u32),
+                signed: self.reduce_32(range.signed).1,
+            }
+        })
     }
 
     #[inline(always)]

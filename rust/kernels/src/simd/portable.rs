@@ -1,6 +1,6 @@
 //! Lanes as arrays, for the compiler to make of them what the target has.
 
-use super::{Classes, CodeClasses, CodeCounts, Simd};
+use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, Simd};
 use crate::decode::{f8_e4m3, f8_e5m2, f16};
 
 /// Needs nothing.
@@ -77,8 +77,8 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn min_f32(self, x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
-        lanes!(x, y => if x < y { x } else { y })
+    fn all_equal_f32(self, x: [f32; 8], y: [f32; 8]) -> bool {
+        x == y
     }
 
     #[inline(always)]
@@ -344,6 +344,53 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn no_range(self, _bytes: usize) -> CodeRange<Self> {
+        CodeRange {
+            lowest: [i32::MAX as u32; 32],
+            highest: [i32::MIN as u32; 32],
+            smallest: [u32::MAX; 32],
+            signed: [0; 32],
+        }
+    }
+
+    #[inline(always)]
+    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        for (lane, code) in codes.iter().enumerate() {
+            survey(range, lane, i32::from(*code as i8), 0x7f);
+        }
+    }
+
+    #[inline(always)]
+    fn survey_codes_16(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            let code = i32::from(i16::from_le_bytes(*code));
+            survey(range, lane, code, i32::from(i16::MAX));
+        }
+    }
+
+    #[inline(always)]
+    fn survey_codes_32(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            survey(range, lane, i32::from_le_bytes(*code), i32::MAX);
+        }
+    }
+
+    #[inline(always)]
+    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes {
+        extremes::<32>(&range)
+    }
+
+    #[inline(always)]
+    fn extremes_16(self, range: CodeRange<Self>) -> CodeExtremes {
+        extremes::<16>(&range)
+    }
+
+    #[inline(always)]
+    fn extremes_32(self, range: CodeRange<Self>) -> CodeExtremes {
+        extremes::<8>(&range)
+    }
+
+    #[inline(always)]
     fn reduce_64(self, lanes: [u32; 32]) -> (u64, u64) {
         let (mut largest, mut sum) = (0, 0u64);
         for lane in 0..4 {
@@ -407,4 +454,31 @@ fn classify(
     counts.negative_zero[lane] += u32::from((code < 0) & (key == 0));
     counts.tiny[lane] += u32::from(key < of.smallest_normal);
     counts.saturated[lane] += u32::from(key == of.largest_finite);
+}
+
+#[inline(always)]
+fn survey(range: &mut CodeRange<Portable>, lane: usize, code: i32, magnitude: i32) {
+    let magnitude = code & magnitude;
+    let key = if code < 0 { -magnitude } else { magnitude };
+    range.lowest[lane] = key.min(range.lowest[lane] as i32) as u32;
+    range.highest[lane] = key.max(range.highest[lane] as i32) as u32;
+    range.smallest[lane] = range.smallest[lane].min(magnitude as u32);
+    range.signed[lane] += u32::from(code < 0);
+}
+
+#[inline(always)]
+fn extremes<const LANES: usize>(range: &CodeRange<Portable>) -> CodeExtremes {
+    let mut extremes = CodeExtremes {
+        lowest: i32::MAX,
+        highest: i32::MIN,
+        smallest: u32::MAX,
+        signed: 0,
+    };
+    for lane in 0..LANES {
+        extremes.lowest = extremes.lowest.min(range.lowest[lane] as i32);
+        extremes.highest = extremes.highest.max(range.highest[lane] as i32);
+        extremes.smallest = extremes.smallest.min(range.smallest[lane]);
+        extremes.signed += u64::from(range.signed[lane]);
+    }
+    extremes
 }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::passes::{
-    ClassifyCodes, NarrowPass, OnePassSums, Pivot, PowersPass, Survey, SurveyPass, WidePass,
-    WidePivot,
+    ClassifyCodes, NarrowPass, Pivot, PowerSums, PowersPass, ShortPowersPass, Survey, SurveyCodes,
+    SurveyPass, WidePass, WidePivot,
 };
 use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
@@ -178,55 +178,78 @@ impl Block<'_> {
         if self.partial.histogram.is_some() {
             return false;
         }
-        let (pivot, sums) = match self.dtype {
-            DType::F32 => {
-                let run = F32Codes::new(self.codes);
-                let pivot = self.level.run(WidePivot(run));
-                let sums = self.level.run(WidePass { run, pivot });
-                (pivot, sums)
-            }
-            DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
-                with_codes!(self.dtype, run => {
-                    let run = run(self.codes);
-                    let pivot = self.level.run(Pivot(run));
-                    let sums = self.level.run(NarrowPass { run, pivot });
-                    (f64::from(pivot), sums)
+        let bytes = (self.dtype.bits() / 8) as usize;
+        let extremes = match self.dtype {
+            DType::F32 | DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
+                self.level.run(SurveyCodes {
+                    bytes,
+                    codes: self.codes,
                 })
             }
             _ => return false,
         };
-        if !sums.harmless(count) {
+        let constant = extremes.lowest == extremes.highest;
+        let Some((pivot, sums)) = self.sums_of_codes(constant) else {
             return false;
-        }
-        let [zeros, negatives, subnormals, saturated] = self.level.run(ClassifyCodes {
-            bytes: (self.dtype.bits() / 8) as usize,
-            codes: self.codes,
-            classes: Classes {
-                smallest_normal: 1 << format.mantissa_bits,
-                largest_finite: format.largest_finite_code() as u32,
-            },
-        });
+        };
+        let largest = extremes.highest.max(-extremes.lowest);
+        let [zeros, negatives, subnormals, saturated] = if extremes.smallest
+            < 1 << format.mantissa_bits
+            || largest as u64 >= format.largest_finite_code()
+        {
+            self.level.run(ClassifyCodes {
+                bytes,
+                codes: self.codes,
+                classes: Classes {
+                    smallest_normal: 1 << format.mantissa_bits,
+                    largest_finite: format.largest_finite_code() as u32,
+                },
+            })
+        } else {
+            [0, extremes.signed, 0, 0]
+        };
         self.partial.zeros += zeros;
         self.partial.negatives += negatives;
         self.partial.subnormals += subnormals;
         self.partial.saturated += saturated;
-        let OnePassSums {
-            absolute,
-            min,
-            max,
-            powers,
-        } = sums;
-        let largest = max.max(-min) + 0.0;
+        let value = |key: i32| {
+            let value = format.value(u64::from(key.unsigned_abs()));
+            if key < 0 { -value } else { value }
+        };
+        let largest = value(largest);
         if Number::float(largest).exceeds(self.partial.abs_max.magnitude) {
             self.decode();
             self.record(largest, None);
         }
-        // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
-        self.extend_range(Number::float(min + 0.0), Number::float(max + 0.0));
-        let moments = Moments::from_powers(count as u64, 0, pivot, powers);
+        self.extend_range(
+            Number::float(value(extremes.lowest)),
+            Number::float(value(extremes.highest)),
+        );
+        let moments = Moments::from_powers(count as u64, 0, pivot, sums.powers);
         self.partial.moments.merge(&moments);
-        self.partial.absolute.merge(absolute.into());
+        self.partial.absolute.merge(sums.absolute.into());
         true
+    }
+
+    /// The pivot and the sums of powers around it, where those of the codes are good.
+    fn sums_of_codes(&self, constant: bool) -> Option<(f64, PowerSums)> {
+        let count = self.values.len();
+        if self.dtype == DType::F32 {
+            let run = F32Codes::new(self.codes);
+            let pivot = self.level.run(WidePivot(run));
+            let sums = self.level.run(WidePass { run, pivot });
+            return sums.harmless(count, constant).then_some((pivot, sums));
+        }
+        with_codes!(self.dtype, run => {
+            let run = run(self.codes);
+            let short = self.level.run(ShortPowersPass(run));
+            if let Some(sums) = short.filter(|sums| sums.harmless_in_f32(count)) {
+                return Some((0.0, sums));
+            }
+            let pivot = self.level.run(Pivot(run));
+            let sums = self.level.run(NarrowPass { run, pivot });
+            sums.harmless(count, constant).then_some((f64::from(pivot), sums))
+        })
     }
 
     /// Note where the largest magnitude stands. `positions` gives the index in the block of each

@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::passes::{ShortSum, Sum, rows};
+use crate::passes::{ShortTerms, Sum, add_two, pair, rows, sum_lanes, sum_short};
 use crate::runs::{NarrowRun, Values, WideRun};
-use crate::simd::{Classes, Simd};
+use crate::simd::{Classes, CodeExtremes, Simd};
 
 /// What one pass over a block finds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -136,75 +136,107 @@ pub(super) struct NarrowPass<R> {
     pub(super) pivot: f32,
 }
 
-/// What [`NarrowPass`] or [`WidePass`] finds.
+/// What one pass of sums finds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OnePassSums {
+pub(super) struct PowerSums {
     pub(super) absolute: f64,
-    pub(super) min: f64,
-    pub(super) max: f64,
     /// Σ (x − pivot)^k for k from 1 to 4.
     pub(super) powers: [f64; 4],
 }
 
-/// A fourth power below 2^-1074 vanishes; a thousand of them are far below 2^-900.
-const FOURTH_POWERS: RangeInclusive<f64> = 1e-270..=1e300;
-
-impl OnePassSums {
-    /// Whether every value was finite, no power overflowed or vanished, and the pivot was near
-    /// enough to the mean, in standard deviations, for the moments not to cancel.
-    pub(super) fn harmless(&self, count: usize) -> bool {
+impl PowerSums {
+    /// Whether sums in `f32` around zero will do: every value was finite, no power overflowed or
+    /// vanished, and the mean is within a quarter of a standard deviation, so that the moments
+    /// around it keep what the sums have.
+    pub(super) fn harmless_in_f32(&self, count: usize) -> bool {
         let [first, second, _, fourth] = self.powers;
-        let constant = self.min == self.max && second == 0.0;
+        let shift = first * first / count as f64;
+        SHORT_FOURTH_POWERS.contains(&fourth) && shift <= (second - shift) / 16.0
+    }
+
+    /// The same in `f64` around a pivot, which may be as far as four standard deviations from the
+    /// mean. The powers of a constant block's deviations are all zero.
+    pub(super) fn harmless(&self, count: usize, constant: bool) -> bool {
+        let [first, second, _, fourth] = self.powers;
         let shift = first * first / count as f64;
         self.absolute.is_finite()
-            && (constant || FOURTH_POWERS.contains(&fourth) && shift <= 16.0 * (second - shift))
+            && (constant && second == 0.0
+                || FOURTH_POWERS.contains(&fourth) && shift <= 16.0 * (second - shift))
     }
 }
 
+/// A fourth power below 2^-1074 vanishes; two thousand of them are far below 2^-900.
+const FOURTH_POWERS: RangeInclusive<f64> = 1e-270..=1e300;
+
+/// A fourth power below 2^-149 vanishes; two thousand of them are below 2^-58 of 2^-80.
+const SHORT_FOURTH_POWERS: RangeInclusive<f64> = 8.271_806_125_530_277e-25..=1e37;
+
 impl<R: NarrowRun> Pass for NarrowPass<R> {
-    type Output = OnePassSums;
+    type Output = PowerSums;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> OnePassSums {
-        let mut absolute = Sum::new(simd);
+    fn run<S: Simd>(self, simd: S) -> PowerSums {
+        let mut absolute = simd.splat_f64(0.0);
         let mut powers = Powers::new(simd, f64::from(self.pivot));
-        let mut min = simd.splat_f32(f32::INFINITY);
-        let mut max = simd.splat_f32(f32::NEG_INFINITY);
         for group in 0..self.run.groups() {
-            let mut short_absolute = ShortSum::new(simd);
             for quarter in 0..4 {
-                let x = self.run.load(simd, group, quarter);
-                min = simd.min_f32(simd.min_f32(x[0], x[1]), min);
-                max = simd.max_f32(simd.max_f32(x[0], x[1]), max);
-                short_absolute.add(simd, x.map(|row| simd.abs_f32(row)));
-                // A power has more bits than an f32, and central moments are small differences.
-                for row in x {
+                for row in self.run.load(simd, group, quarter) {
+                    // A power has more bits than an f32, and central moments are small differences.
                     powers.add(simd, simd.widen(row));
+                    add_two(simd, &mut absolute, simd.widen(simd.abs_f32(row)));
                 }
             }
-            absolute.add_short(simd, short_absolute.0);
         }
-        OnePassSums {
-            absolute: absolute.total(simd),
-            min: f64::from(
-                simd.array_f32(min)
-                    .into_iter()
-                    .fold(f32::INFINITY, f32::min),
-            ),
-            max: f64::from(
-                simd.array_f32(max)
-                    .into_iter()
-                    .fold(f32::NEG_INFINITY, f32::max),
-            ),
+        PowerSums {
+            absolute: sum_lanes(simd, absolute),
             powers: powers.total(simd),
         }
+    }
+}
+
+/// Sums of narrow values and of their powers, in `f32` by twos up to 32 terms a lane.
+///
+/// The square of a narrow value is exact, its third and fourth powers are rounded once.
+pub(super) struct ShortPowersPass<R>(pub(super) R);
+
+impl<R: NarrowRun> Pass for ShortPowersPass<R> {
+    /// Nothing where the values repeat.
+    type Output = Option<PowerSums>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Option<PowerSums> {
+        let sums = sum_short(simd, self.0.groups(), &mut PowerTerms(self.0));
+        let [absolute, first, second, third, fourth] = sums.totals;
+        let powers = PowerSums {
+            absolute,
+            powers: [first, second, third, fourth],
+        };
+        (!sums.repeating).then_some(powers)
+    }
+}
+
+/// |x|, x, x², x³ and x⁴.
+struct PowerTerms<R>(R);
+
+impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for PowerTerms<R> {
+    #[inline(always)]
+    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 5] {
+        let x = self.0.load(simd, group, quarter);
+        let square = rows!(simd.mul_f32(x, x));
+        [
+            pair(simd, [simd.abs_f32(x[0]), simd.abs_f32(x[1])]),
+            pair(simd, x),
+            pair(simd, square),
+            pair(simd, rows!(simd.mul_f32(square, x))),
+            pair(simd, rows!(simd.mul_f32(square, square))),
+        ]
     }
 }
 
 /// Sums of the first four powers of `x - pivot`.
 struct Powers<S: Simd> {
     pivot: [S::F64; 2],
-    sums: [Sum<S>; 4],
+    sums: [S::F64; 4],
 }
 
 impl<S: Simd> Powers<S> {
@@ -212,7 +244,7 @@ impl<S: Simd> Powers<S> {
     fn new(simd: S, pivot: f64) -> Self {
         Self {
             pivot: [simd.splat_f64(pivot); 2],
-            sums: [Sum::new(simd); 4],
+            sums: [simd.splat_f64(0.0); 4],
         }
     }
 
@@ -220,20 +252,19 @@ impl<S: Simd> Powers<S> {
     fn add(&mut self, simd: S, x: [S::F64; 2]) {
         let c = rows!(simd.sub_f64(x, self.pivot));
         let square = rows!(simd.mul_f64(c, c));
-        self.sums[0].add(simd, c);
-        self.sums[1].add(simd, square);
-        self.sums[2].add(simd, rows!(simd.mul_f64(square, c)));
-        self.sums[3].add(simd, rows!(simd.mul_f64(square, square)));
+        add_two(simd, &mut self.sums[0], c);
+        add_two(simd, &mut self.sums[1], square);
+        add_two(simd, &mut self.sums[2], rows!(simd.mul_f64(square, c)));
+        add_two(simd, &mut self.sums[3], rows!(simd.mul_f64(square, square)));
     }
 
     #[inline(always)]
     fn total(self, simd: S) -> [f64; 4] {
-        let [first, second, third, fourth] = self.sums;
         [
-            first.total(simd),
-            second.total(simd),
-            third.total(simd),
-            fourth.total(simd),
+            sum_lanes(simd, self.sums[0]),
+            sum_lanes(simd, self.sums[1]),
+            sum_lanes(simd, self.sums[2]),
+            sum_lanes(simd, self.sums[3]),
         ]
     }
 }
@@ -245,31 +276,19 @@ pub(super) struct WidePass<R> {
 }
 
 impl<R: WideRun> Pass for WidePass<R> {
-    type Output = OnePassSums;
+    type Output = PowerSums;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> OnePassSums {
-        let mut absolute = Sum::new(simd);
+    fn run<S: Simd>(self, simd: S) -> PowerSums {
+        let mut absolute = simd.splat_f64(0.0);
         let mut powers = Powers::new(simd, self.pivot);
-        let mut min = simd.splat_f64(f64::INFINITY);
-        let mut max = simd.splat_f64(f64::NEG_INFINITY);
         for row in 0..self.run.rows() {
             let x = self.run.load(simd, row);
-            min = simd.min_f64(simd.min_f64(x[0], x[1]), min);
-            max = simd.max_f64(simd.max_f64(x[0], x[1]), max);
-            absolute.add(simd, x.map(|half| simd.abs_f64(half)));
+            add_two(simd, &mut absolute, [simd.abs_f64(x[0]), simd.abs_f64(x[1])]);
             powers.add(simd, x);
         }
-        OnePassSums {
-            absolute: absolute.total(simd),
-            min: simd
-                .array_f64(min)
-                .into_iter()
-                .fold(f64::INFINITY, f64::min),
-            max: simd
-                .array_f64(max)
-                .into_iter()
-                .fold(f64::NEG_INFINITY, f64::max),
+        PowerSums {
+            absolute: sum_lanes(simd, absolute),
             powers: powers.total(simd),
         }
     }
@@ -309,15 +328,18 @@ impl<R: NarrowRun> Pass for Pivot<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f32 {
-        let mut sum = ShortSum::new(simd);
-        let mut squares = ShortSum::new(simd);
+        let zero = simd.splat_f32(0.0);
+        let (mut sum, mut squares) = (zero, zero);
         for quarter in 0..4 {
             let x = self.0.load(simd, 0, quarter);
-            sum.add(simd, x);
-            squares.add(simd, rows!(simd.mul_f32(x, x)));
+            sum = simd.add_f32(sum, pair(simd, x));
+            squares = simd.add_f32(squares, pair(simd, rows!(simd.mul_f32(x, x))));
         }
-        let mean = sum.total(simd) / PADDING as f32;
-        let mean_square = squares.total(simd) / PADDING as f32;
+        let (mut mean, mut mean_square) = (0.0, 0.0);
+        for (sum, square) in simd.array_f32(sum).into_iter().zip(simd.array_f32(squares)) {
+            mean += sum / PADDING as f32;
+            mean_square += square / PADDING as f32;
+        }
         if mean * mean * 2.0 > mean_square {
             // Few bits, so that differences from values near it are exact.
             f32::from_bits(mean.to_bits() & 0xffff_0000)
@@ -366,6 +388,37 @@ impl Pass for ClassifyCodes<'_> {
             1 => classify!(classify_codes_8, reduce_8),
             2 => classify!(classify_codes_16, reduce_16),
             _ => classify!(classify_codes_32, reduce_32),
+        }
+    }
+}
+
+/// Where the codes of sign-magnitude floats of 8, 16 or 32 bits lie, all finite; their length is a
+/// multiple of 32 bytes.
+pub(super) struct SurveyCodes<'a> {
+    /// Bytes per code: 1, 2 or 4.
+    pub(super) bytes: usize,
+    pub(super) codes: &'a [u8],
+}
+
+impl Pass for SurveyCodes<'_> {
+    type Output = CodeExtremes;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> CodeExtremes {
+        let rows = self.codes.as_chunks().0;
+        let mut range = simd.no_range(self.bytes);
+        macro_rules! survey {
+            ($survey:ident, $extremes:ident) => {{
+                for codes in rows {
+                    simd.$survey(&mut range, codes);
+                }
+                simd.$extremes(range)
+            }};
+        }
+        match self.bytes {
+            1 => survey!(survey_codes_8, extremes_8),
+            2 => survey!(survey_codes_16, extremes_16),
+            _ => survey!(survey_codes_32, extremes_32),
         }
     }
 }
