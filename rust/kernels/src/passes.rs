@@ -39,6 +39,8 @@ pub(crate) struct DiffSums {
     pub(crate) dot_ab: f64,
     /// The largest |d|, in the arithmetic of the pass.
     pub(crate) max_abs: f64,
+    /// Whether the terms of sums in `f32` repeat.
+    pub(crate) repeating: bool,
     pub(crate) changed: u64,
     pub(crate) sign_flips: u64,
 }
@@ -183,7 +185,6 @@ pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
     simd.add_f32(x, y)
 }
 
-
 /// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
 /// or [`CountNarrow`].
 pub(crate) struct DiffNarrow<R> {
@@ -203,8 +204,8 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
             max_abs: simd.splat_f32(0.0),
         };
         let groups = a.groups().min(b.groups());
-        let [difference, absolute, squares_d, squares_a, dot_da] =
-            sum_short(simd, groups, &mut terms).totals;
+        let sums = sum_short(simd, groups, &mut terms);
+        let [difference, absolute, squares_d, dot_da, squares_a] = sums.totals;
         let mut max_abs = 0.0;
         for lane in simd.array_f32(terms.max_abs) {
             max_abs = lane.max(max_abs);
@@ -219,13 +220,14 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
             dot_ab: f64::NAN,
             dot_da,
             max_abs: f64::from(max_abs),
+            repeating: sums.repeating,
             changed: 0,
             sign_flips: 0,
         }
     }
 }
 
-/// d, |d|, d², a² and d·a of narrow pairs; the largest |d| on the way.
+/// d, |d|, d², d·a and a² of narrow pairs; the largest |d| on the way.
 struct DiffTerms<S: Simd, R> {
     a: R,
     b: R,
@@ -244,8 +246,9 @@ impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, R> {
             pair(simd, d),
             pair(simd, m),
             pair(simd, rows!(simd.mul_f32(d, d))),
-            pair(simd, rows!(simd.mul_f32(a, a))),
             pair(simd, rows!(simd.mul_f32(d, a))),
+            // The last: these tell whether the data repeat, as differences may all be zero.
+            pair(simd, rows!(simd.mul_f32(a, a))),
         ]
     }
 }
@@ -374,6 +377,7 @@ impl<R: WideRun> Pass for DiffWide<R> {
             dot_ab: f64::NAN,
             dot_da: sum_lanes(simd, dot_da),
             max_abs: simd.array_f64(max_abs).into_iter().fold(0.0, f64::max),
+            repeating: false,
             changed: 0,
             sign_flips: 0,
         }

@@ -82,6 +82,20 @@ codes!(
     "Codes of the 8-bit float with 5 bits of exponent."
 );
 
+impl NarrowRun for F32Codes<'_> {
+    #[inline(always)]
+    fn groups(self) -> usize {
+        self.0.len() * 8 / PADDING
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
+        let rows = self.0[group * (PADDING / 8)..].as_chunks::<2>().0;
+        let [first, second] = &rows[quarter];
+        [simd.load_f32_bytes(first), simd.load_f32_bytes(second)]
+    }
+}
+
 /// `$body` with `$new` bound to what makes a run of the codes of `$dtype`, which is one of those
 /// that [`Level::loads_codes`](crate::Level).
 macro_rules! with_codes {

@@ -67,6 +67,8 @@ pub(crate) trait Simd: Copy {
     fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
 
+    /// Eight `f32` codes.
+    fn load_f32_bytes(self, codes: &[u8; 32]) -> Self::F32;
     /// Four `f64` codes.
     fn load_f64_bytes(self, codes: &[u8; 32]) -> Self::F64;
 

@@ -204,6 +204,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_f32_bytes(self, codes: &[u8; 32]) -> __m256 {
+        avx2!(_mm256_loadu_ps(codes.as_ptr().cast()))
+    }
+
+    #[inline(always)]
     fn load_f64_bytes(self, codes: &[u8; 32]) -> __m256d {
         avx2!(_mm256_loadu_pd(codes.as_ptr().cast()))
     }
@@ -486,7 +491,10 @@ impl Simd for Avx2 {
             range.lowest = _mm256_min_epi8(range.lowest, key);
             range.highest = _mm256_max_epi8(range.highest, key);
             range.smallest = _mm256_min_epu8(range.smallest, magnitude);
-            range.signed = _mm256_sub_epi8(range.signed, _mm256_cmpgt_epi8(_mm256_setzero_si256(), codes));
+            range.signed = _mm256_sub_epi8(
+                range.signed,
+                _mm256_cmpgt_epi8(_mm256_setzero_si256(), codes),
+            );
         });
     }
 
@@ -523,7 +531,9 @@ impl Simd for Avx2 {
             let bias = _mm256_set1_epi8(i8::MIN);
             let ones = _mm256_set1_epi8(-1);
             let highest = self.reduce_8(_mm256_xor_si256(range.highest, bias)).0;
-            let lowest = self.reduce_8(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let lowest = self
+                .reduce_8(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones)))
+                .0;
             let smallest = self.reduce_8(_mm256_xor_si256(range.smallest, ones)).0;
             CodeExtremes {
                 lowest: i32::from((!(lowest as u8) ^ 0x80) as i8),
@@ -541,7 +551,9 @@ impl Simd for Avx2 {
             let bias = _mm256_set1_epi16(i16::MIN);
             let ones = _mm256_set1_epi8(-1);
             let highest = self.reduce_16(_mm256_xor_si256(range.highest, bias)).0;
-            let lowest = self.reduce_16(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let lowest = self
+                .reduce_16(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones)))
+                .0;
             let smallest = self.reduce_16(_mm256_xor_si256(range.smallest, ones)).0;
             CodeExtremes {
                 lowest: i32::from((!(lowest as u16) ^ 0x8000) as i16),
@@ -559,7 +571,9 @@ impl Simd for Avx2 {
             let bias = _mm256_set1_epi32(i32::MIN);
             let ones = _mm256_set1_epi8(-1);
             let highest = self.reduce_32(_mm256_xor_si256(range.highest, bias)).0;
-            let lowest = self.reduce_32(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones))).0;
+            let lowest = self
+                .reduce_32(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones)))
+                .0;
             let smallest = self.reduce_32(_mm256_xor_si256(range.smallest, ones)).0;
             CodeExtremes {
                 lowest: (!(lowest as u32) ^ 0x8000_0000) as i32,

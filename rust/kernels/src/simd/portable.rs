@@ -194,12 +194,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_f32_codes(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
-        let mut values = [0.0f32; 8];
+    fn load_f32_bytes(self, codes: &[u8; 32]) -> [f32; 8] {
+        let mut values = [0.0; 8];
         for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
             *value = f32::from_le_bytes(*bytes);
         }
-        self.widen(values)
+        values
+    }
+
+    #[inline(always)]
+    fn load_f32_codes(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
+        self.widen(self.load_f32_bytes(codes))
     }
 
     #[inline(always)]

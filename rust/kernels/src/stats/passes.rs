@@ -284,7 +284,11 @@ impl<R: WideRun> Pass for WidePass<R> {
         let mut powers = Powers::new(simd, self.pivot);
         for row in 0..self.run.rows() {
             let x = self.run.load(simd, row);
-            add_two(simd, &mut absolute, [simd.abs_f64(x[0]), simd.abs_f64(x[1])]);
+            add_two(
+                simd,
+                &mut absolute,
+                [simd.abs_f64(x[0]), simd.abs_f64(x[1])],
+            );
             powers.add(simd, x);
         }
         PowerSums {
