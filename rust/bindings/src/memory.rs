@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use ckptdiff_engine::{Manifest, ManifestBuilder, Source, Span};
+use ckptdiff_engine::{Manifest, ManifestBuilder, Reading, Source, Span};
 use ckptdiff_kernels::DType;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -83,6 +83,10 @@ impl Source for MemorySource {
         // owner's, which this source keeps alive; see `Manifest.from_memory` for the promise that
         // nobody writes to it.
         Some(unsafe { std::slice::from_raw_parts(start, length) })
+    }
+
+    fn reads_in_place(&self, _: Reading) -> bool {
+        self.contiguous
     }
 
     fn path(&self) -> &Path {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use ckptdiff_engine::{self as engine, Control, DiffRun, DiffTable, StatsRun, StatsTable};
+use ckptdiff_engine::{self as engine, Control, DiffRun, DiffTable, Reading, StatsRun, StatsTable};
 use ckptdiff_kernels::{DType, DiffOptions, Level, StatsOptions};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(40);
 #[pyfunction]
 #[pyo3(signature = (
     pairing, *, atol = 0.0, rtol = 0.0, cast = None, thresholds = None, histogram = false,
-    threads = 0, isa = None, on_progress = None
+    threads = 0, isa = None, io = "auto", on_progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments.
 pub(crate) fn diff(
@@ -34,6 +34,7 @@ pub(crate) fn diff(
     histogram: bool,
     threads: usize,
     isa: Option<&str>,
+    io: &str,
     on_progress: Option<Py<PyAny>>,
 ) -> PyResult<Table> {
     let cast = cast.map(cast_target).transpose()?;
@@ -51,6 +52,7 @@ pub(crate) fn diff(
         options: options.clone(),
         level: level(isa)?,
         threads,
+        reading: reading(io)?,
     };
     let total = pairing.bytes_a() + pairing.bytes_b();
     let partials = watch(python, total, on_progress, |control| {
@@ -70,7 +72,7 @@ pub(crate) fn diff(
 #[pyfunction]
 #[pyo3(signature = (
     manifest, *, names = None, histogram = false, content_hash = false, threads = 0, isa = None,
-    on_progress = None
+    io = "auto", on_progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments.
 pub(crate) fn stats(
@@ -81,6 +83,7 @@ pub(crate) fn stats(
     content_hash: bool,
     threads: usize,
     isa: Option<&str>,
+    io: &str,
     on_progress: Option<Py<PyAny>>,
 ) -> PyResult<Table> {
     let names = names_of(names, &manifest.inner, "names")?;
@@ -99,6 +102,7 @@ pub(crate) fn stats(
         content_hash,
         level: level(isa)?,
         threads,
+        reading: reading(io)?,
     };
     let partials = watch(python, total, on_progress, |control| {
         engine::stats(&run, control)
@@ -135,6 +139,16 @@ fn level(isa: Option<&str>) -> PyResult<Level> {
             ))
         }),
     }
+}
+
+fn reading(name: &str) -> PyResult<Reading> {
+    Reading::ALL
+        .into_iter()
+        .find_map(|(known, reading)| (known == name).then_some(reading))
+        .ok_or_else(|| {
+            let known = Reading::ALL.map(|(known, _)| known).join(", ");
+            PyValueError::new_err(format!("no way to read is named {name:?}, only {known}"))
+        })
 }
 
 /// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.

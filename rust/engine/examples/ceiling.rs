@@ -1,19 +1,19 @@
-//! The ceiling that every throughput is held against: read two checkpoints as the engine does,
+//! The ceilings that every throughput is held against: read two checkpoints as the engine does,
 //! with as many threads, buffers and reads of the same size, and only XOR what was read.
 //!
-//! `ceiling THREADS A [B]`, each a safetensors file or a directory of them; with A alone it is the
-//! ceiling of `stats`. Prints bytes, seconds and the XOR.
+//! `ceiling mapped|read THREADS A [B]`, each a safetensors file or a directory of them; with A
+//! alone it is the ceiling of `stats`. `mapped` reads in place, `read` into buffers. Prints bytes,
+//! seconds and the XOR.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use ckptdiff_engine::{FileSource, Source};
+use ckptdiff_engine::{FileSource, MappedReads, PIECE_BYTES, Reading, Source, WINDOW_BYTES};
 
-/// What one thread takes at a time, and what it reads at once: the engine's chunk and piece.
+/// What one thread takes at a time: the engine's chunk.
 const CHUNK: u64 = 2 << 20;
-const PIECE: u64 = ckptdiff_engine::PIECE_BYTES;
 
 fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
     if path.is_file() {
@@ -45,7 +45,24 @@ fn chunks(path: &Path) -> std::io::Result<Vec<(usize, u64, u64)>> {
     Ok(chunks)
 }
 
+/// XOR of all words, as fast as the machine can.
 fn xor(bytes: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was just detected.
+        return unsafe { xor_avx2(bytes) };
+    }
+    xor_lanes(bytes)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn xor_avx2(bytes: &[u8]) -> u64 {
+    xor_lanes(bytes)
+}
+
+#[inline(always)]
+fn xor_lanes(bytes: &[u8]) -> u64 {
     let mut lanes = [0u64; 16];
     for row in bytes.as_chunks::<128>().0 {
         for (lane, word) in lanes.iter_mut().zip(row.as_chunks().0) {
@@ -57,7 +74,13 @@ fn xor(bytes: &[u8]) -> u64 {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let threads: usize = arguments.next().ok_or("THREADS A [B]")?.parse()?;
+    let usage = "ceiling mapped|read THREADS A [B]";
+    let reading = match &*arguments.next().ok_or(usage)? {
+        "mapped" => Reading::Mapped,
+        "read" => Reading::Copied,
+        _ => return Err(usage.into()),
+    };
+    let threads: usize = arguments.next().ok_or(usage)?.parse()?;
     let sides: Vec<PathBuf> = arguments.map(PathBuf::from).collect();
     let mut sources: Vec<Vec<FileSource>> = Vec::new();
     let mut work = Vec::new();
@@ -66,6 +89,18 @@ fn main() -> Result<(), Box<dyn Error>> {
         work.push(chunks(side)?);
     }
     let count = work.iter().map(Vec::len).max().unwrap_or(0);
+    let mapped = MappedReads::new();
+    let read = |source: &FileSource, from: u64, buffer: &mut [u8]| {
+        if let Some(window) = source.window(from, buffer.len(), reading, &mapped) {
+            return xor(window.bytes());
+        }
+        source.read_at(from, buffer).expect("the file can be read");
+        xor(buffer)
+    };
+    let piece_bytes = match reading {
+        Reading::Copied => PIECE_BYTES,
+        _ => WINDOW_BYTES,
+    };
     let start = Instant::now();
     let next = AtomicU64::new(0);
     let total = AtomicU64::new(0);
@@ -73,7 +108,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                let mut buffers = vec![vec![0; PIECE as usize]; sources.len()];
+                let mut buffers = vec![vec![0; piece_bytes as usize]; sources.len()];
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed) as usize;
                     if number >= count {
@@ -88,17 +123,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                             };
                             let from = from + piece;
                             if from < to {
-                                let length = (to - from).min(PIECE) as usize;
-                                let buffer = &mut buffer[..length];
-                                sources[side][file]
-                                    .read_at(from, buffer)
-                                    .expect("the file can be read");
-                                result ^= xor(buffer);
+                                let length = (to - from).min(piece_bytes) as usize;
+                                result ^= read(&sources[side][file], from, &mut buffer[..length]);
                                 bytes_read.fetch_add(length as u64, Ordering::Relaxed);
                             }
                         }
                         total.fetch_xor(result, Ordering::Relaxed);
-                        piece += PIECE;
+                        piece += piece_bytes;
                     }
                 }
             });

@@ -8,11 +8,15 @@
 mod error;
 mod json;
 mod manifest;
+#[cfg(target_os = "linux")]
+mod mapped;
 mod names;
 mod order;
 mod pair;
 mod run;
 mod safetensors;
+#[cfg(target_os = "linux")]
+mod sigbus;
 mod source;
 mod table;
 
@@ -22,7 +26,7 @@ pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView
 pub use names::Names;
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
-pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
+pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, WINDOW_BYTES, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
-pub use source::{FileSource, Source};
+pub use source::{FileSource, MappedReads, Reading, Source, Window};
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};

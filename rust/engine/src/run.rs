@@ -18,12 +18,28 @@ use ckptdiff_kernels::{
 
 use crate::error::{Error, TensorFault};
 use crate::manifest::{Manifest, StoredDType, TensorView};
+use crate::source::{MappedReads, Reading, Window};
 
 /// Elements whose partials are merged in order.
 const CHUNK: u64 = 1 << 20;
 
-/// Bytes of one side that a thread reads at once: two of them stay in a second-level cache.
+/// Bytes of one side that a thread copies at once: two of them stay in a second-level cache.
 pub const PIECE_BYTES: u64 = 64 << 10;
+
+/// Bytes of one side that a thread reads in place at once, if there are few threads.
+pub const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Bytes of all windows that are open at once: what they take of the resident set.
+const ALL_WINDOWS_BYTES: u64 = 32 << 20;
+
+/// What is shorter is copied: two system calls for a window take longer.
+const SHORTEST_WINDOW: usize = 128 << 10;
+
+/// Bytes of one side that each of so many threads reads in place at once.
+fn window_bytes(threads: usize) -> u64 {
+    let share = ALL_WINDOWS_BYTES / (2 * threads as u64);
+    (share / PIECE_BYTES * PIECE_BYTES).clamp(SHORTEST_WINDOW as u64, WINDOW_BYTES)
+}
 
 /// Bytes after which a batch of small tensors is large enough.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -72,6 +88,8 @@ pub struct DiffRun<'a> {
     pub level: Level,
     /// How many threads; 0 for one per core.
     pub threads: usize,
+    /// How files are read.
+    pub reading: Reading,
 }
 
 /// A stats to be run.
@@ -88,6 +106,8 @@ pub struct StatsRun<'a> {
     pub level: Level,
     /// How many threads; 0 for one per core.
     pub threads: usize,
+    /// How files are read.
+    pub reading: Reading,
 }
 
 /// Diff every pair; one partial each, in their order.
@@ -98,15 +118,14 @@ pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Er
         let dtype_b = known_dtype(run.b, b, run.options.cast)?;
         dtypes.push((dtype_a, dtype_b));
     }
-    execute(
-        &DiffJob {
-            run,
-            dtypes,
-            options: Arc::new(run.options.clone()),
-        },
-        run.threads,
-        control,
-    )
+    let threads = threads_of(run.threads);
+    let job = DiffJob {
+        run,
+        dtypes,
+        options: Arc::new(run.options.clone()),
+        files: Files::new(run.reading, threads),
+    };
+    execute(&job, threads, control)
 }
 
 /// What stats know of a tensor.
@@ -124,12 +143,14 @@ pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, 
     for &index in run.tensors {
         dtypes.push(known_dtype(run.manifest, index, None)?);
     }
+    let threads = threads_of(run.threads);
     let job = StatsJob {
         run,
         dtypes,
         options: Arc::new(run.options.clone()),
+        files: Files::new(run.reading, threads),
     };
-    let partials = execute(&job, run.threads, control)?;
+    let partials = execute(&job, threads, control)?;
     Ok(partials
         .into_iter()
         .map(|partial| TensorStats {
@@ -189,17 +210,18 @@ struct DiffJob<'a> {
     run: &'a DiffRun<'a>,
     dtypes: Vec<(DType, DType)>,
     options: Arc<DiffOptions>,
+    files: Files,
 }
 
-struct DiffWorker {
+struct DiffWorker<'a> {
     kernel: DiffKernel,
-    reader_a: Reader,
-    reader_b: Reader,
+    reader_a: Reader<'a>,
+    reader_b: Reader<'a>,
 }
 
-impl Job for DiffJob<'_> {
+impl<'a> Job for DiffJob<'a> {
     type Partial = DiffPartial;
-    type Worker = DiffWorker;
+    type Worker = DiffWorker<'a>;
 
     fn items(&self) -> usize {
         self.run.pairs.len()
@@ -217,17 +239,17 @@ impl Job for DiffJob<'_> {
         a.bits() + b.bits()
     }
 
-    fn worker(&self) -> DiffWorker {
+    fn worker(&self) -> DiffWorker<'a> {
         DiffWorker {
             kernel: DiffKernel::new(self.run.level, Arc::clone(&self.options)),
-            reader_a: Reader::default(),
-            reader_b: Reader::default(),
+            reader_a: Reader::new(self.run.a),
+            reader_b: Reader::new(self.run.b),
         }
     }
 
     fn reduce(
         &self,
-        worker: &mut DiffWorker,
+        worker: &mut DiffWorker<'a>,
         item: usize,
         elements: Range<u64>,
         control: &Control,
@@ -236,22 +258,24 @@ impl Job for DiffJob<'_> {
         let (dtype_a, dtype_b) = self.dtypes[item];
         let tensor_a = self.run.a.tensor(index_a as usize);
         let tensor_b = self.run.b.tensor(index_b as usize);
+        let bits = dtype_a.bits().max(dtype_b.bits());
         let mut partial = DiffPartial::default();
-        for piece in pieces(elements, dtype_a.bits().max(dtype_b.bits())) {
+        let in_place = worker.reader_a.in_place(&self.files, tensor_a)
+            && worker.reader_b.in_place(&self.files, tensor_b);
+        for piece in pieces(elements, bits, self.files.piece_bytes(in_place)) {
             control.check()?;
             let count = (piece.end - piece.start) as usize;
-            let a = worker
-                .reader_a
-                .read(self.run.a, tensor_a, byte_range(&piece, dtype_a))?;
-            let b = worker
-                .reader_b
-                .read(self.run.b, tensor_b, byte_range(&piece, dtype_b))?;
+            let a = byte_range(&piece, dtype_a);
+            let a = worker.reader_a.read(&self.files, tensor_a, a)?;
+            let b = byte_range(&piece, dtype_b);
+            let b = worker.reader_b.read(&self.files, tensor_b, b)?;
             worker
                 .kernel
                 .accumulate((dtype_a, a), (dtype_b, b), count, piece.start, &mut partial);
-            control
-                .bytes_done
-                .fetch_add((a.len() + b.len()) as u64, Ordering::Relaxed);
+            let bytes = (a.len() + b.len()) as u64;
+            worker.reader_a.release(tensor_a)?;
+            worker.reader_b.release(tensor_b)?;
+            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(partial)
     }
@@ -265,11 +289,12 @@ struct StatsJob<'a> {
     run: &'a StatsRun<'a>,
     dtypes: Vec<DType>,
     options: Arc<StatsOptions>,
+    files: Files,
 }
 
-struct StatsWorker {
+struct StatsWorker<'a> {
     kernel: StatsKernel,
-    reader: Reader,
+    reader: Reader<'a>,
 }
 
 /// Stats and the digests of the chunks they are of.
@@ -290,9 +315,9 @@ impl HashedPartial {
     }
 }
 
-impl Job for StatsJob<'_> {
+impl<'a> Job for StatsJob<'a> {
     type Partial = HashedPartial;
-    type Worker = StatsWorker;
+    type Worker = StatsWorker<'a>;
 
     fn items(&self) -> usize {
         self.run.tensors.len()
@@ -307,40 +332,39 @@ impl Job for StatsJob<'_> {
         self.dtypes[item].bits()
     }
 
-    fn worker(&self) -> StatsWorker {
+    fn worker(&self) -> StatsWorker<'a> {
         StatsWorker {
             kernel: StatsKernel::new(self.run.level, Arc::clone(&self.options)),
-            reader: Reader::default(),
+            reader: Reader::new(self.run.manifest),
         }
     }
 
     fn reduce(
         &self,
-        worker: &mut StatsWorker,
+        worker: &mut StatsWorker<'a>,
         item: usize,
         elements: Range<u64>,
         control: &Control,
     ) -> Result<HashedPartial, Error> {
         let dtype = self.dtypes[item];
-        let manifest = self.run.manifest;
-        let tensor = manifest.tensor(self.run.tensors[item] as usize);
+        let tensor = self.run.manifest.tensor(self.run.tensors[item] as usize);
         let mut partial = HashedPartial::default();
         let mut hasher = self.run.content_hash.then(blake3::Hasher::new);
-        for piece in pieces(elements, dtype.bits()) {
+        let in_place = worker.reader.in_place(&self.files, tensor);
+        for piece in pieces(elements, dtype.bits(), self.files.piece_bytes(in_place)) {
             control.check()?;
             let count = (piece.end - piece.start) as usize;
-            let bytes = worker
-                .reader
-                .read(manifest, tensor, byte_range(&piece, dtype))?;
+            let bytes = byte_range(&piece, dtype);
+            let bytes = worker.reader.read(&self.files, tensor, bytes)?;
             worker
                 .kernel
                 .accumulate(dtype, bytes, count, piece.start, &mut partial.stats);
             if let Some(hasher) = &mut hasher {
                 hasher.update(bytes);
             }
-            control
-                .bytes_done
-                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let bytes = bytes.len() as u64;
+            worker.reader.release(tensor)?;
+            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
         }
         partial
             .digests
@@ -355,8 +379,8 @@ impl Job for StatsJob<'_> {
 }
 
 /// Cut elements into what is read at once. Pieces are multiples of every kernel block.
-fn pieces(elements: Range<u64>, bits: u64) -> impl Iterator<Item = Range<u64>> {
-    let step = (PIECE_BYTES * 8 / bits).next_multiple_of(ckptdiff_kernels::BLOCK as u64);
+fn pieces(elements: Range<u64>, bits: u64, bytes: u64) -> impl Iterator<Item = Range<u64>> {
+    let step = (bytes * 8 / bits).next_multiple_of(ckptdiff_kernels::BLOCK as u64);
     let end = elements.end;
     elements
         .step_by(step as usize)
@@ -369,38 +393,121 @@ fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
     at(elements.start)..at(elements.end)
 }
 
-/// Brings a tensor's bytes together, wherever they lie.
-#[derive(Default)]
-struct Reader {
-    buffer: Vec<u8>,
+/// How files are read in this run.
+struct Files {
+    reading: Reading,
+    mapped: MappedReads,
+    window_bytes: u64,
 }
 
-impl Reader {
-    fn read<'a>(
-        &'a mut self,
-        manifest: &'a Manifest,
+impl Files {
+    fn new(reading: Reading, threads: usize) -> Self {
+        Self {
+            reading,
+            mapped: MappedReads::new(),
+            window_bytes: window_bytes(threads),
+        }
+    }
+
+    /// Bytes of a side that are reduced at once.
+    const fn piece_bytes(&self, in_place: bool) -> u64 {
+        if in_place {
+            self.window_bytes
+        } else {
+            PIECE_BYTES
+        }
+    }
+}
+
+/// Brings a tensor's bytes together, wherever they lie.
+struct Reader<'a> {
+    manifest: &'a Manifest,
+    buffer: Vec<u8>,
+    /// What is read in place, and the offset it has in its source.
+    window: Option<(Window<'a>, u64)>,
+    /// A span of the tensor at hand, and where it begins in the tensor: pieces come in order, and
+    /// a tensor can have a million spans.
+    cursor: (usize, u64),
+}
+
+impl<'a> Reader<'a> {
+    const fn new(manifest: &'a Manifest) -> Self {
+        Self {
+            manifest,
+            buffer: Vec::new(),
+            window: None,
+            cursor: (0, 0),
+        }
+    }
+
+    /// Whether the tensor's bytes need not be copied.
+    fn in_place(&self, files: &Files, tensor: TensorView<'_>) -> bool {
+        tensor
+            .spans
+            .iter()
+            .all(|span| self.manifest.sources()[span.source as usize].reads_in_place(files.reading))
+    }
+
+    /// The bytes, until [`release`](Self::release) is called.
+    fn read(
+        &mut self,
+        files: &Files,
         tensor: TensorView<'a>,
         bytes: Range<u64>,
-    ) -> Result<&'a [u8], Error> {
+    ) -> Result<&[u8], Error> {
         let length = (bytes.end - bytes.start) as usize;
-        if let [span] = tensor.spans {
-            let source = &manifest.sources()[span.source as usize];
-            if let Some(borrowed) = source.borrow(span.offset + bytes.start, length) {
+        self.seek(tensor, bytes.start);
+        let (index, span_start) = self.cursor;
+        if let Some(span) = tensor.spans.get(index)
+            && bytes.end <= span_start + span.length
+        {
+            let source = &self.manifest.sources()[span.source as usize];
+            let offset = span.offset + (bytes.start - span_start);
+            if let Some(borrowed) = source.borrow(offset, length) {
                 return Ok(borrowed);
             }
+            if length >= SHORTEST_WINDOW
+                && let Some(window) = source.window(offset, length, files.reading, &files.mapped)
+            {
+                return Ok(self.window.insert((window, offset)).0.bytes());
+            }
         }
+        self.copy(tensor, bytes)
+    }
+
+    /// Move the cursor to the span that has the byte at `start`.
+    fn seek(&mut self, tensor: TensorView<'_>, start: u64) {
+        let (mut index, mut span_start) = self.cursor;
+        if start < span_start || index >= tensor.spans.len() {
+            (index, span_start) = (0, 0);
+        }
+        while let Some(span) = tensor.spans.get(index)
+            && span_start + span.length <= start
+        {
+            span_start += span.length;
+            index += 1;
+        }
+        self.cursor = (index, span_start);
+    }
+
+    /// Read into the buffer, from the cursor's span on.
+    fn copy(&mut self, tensor: TensorView<'_>, bytes: Range<u64>) -> Result<&[u8], Error> {
+        let length = (bytes.end - bytes.start) as usize;
         if self.buffer.len() < length {
             self.buffer.resize(length, 0);
         }
         let buffer = &mut self.buffer[..length];
+        let (first, mut span_start) = self.cursor;
         let mut filled = 0;
-        let mut span_start = 0;
-        for span in tensor.spans {
+        for span in &tensor.spans[first.min(tensor.spans.len())..] {
+            if filled == length {
+                break;
+            }
             let from = bytes.start.max(span_start);
             let to = bytes.end.min(span_start + span.length);
             if from < to {
                 let part = &mut buffer[filled..filled + (to - from) as usize];
-                let source = &manifest.sources()[span.source as usize];
+                let source = &self.manifest.sources()[span.source as usize];
                 let offset = span.offset + (from - span_start);
                 source
                     .read_at(offset, part)
@@ -411,6 +518,22 @@ impl Reader {
         }
         debug_assert_eq!(filled, length, "a manifest's spans cover the tensor");
         Ok(buffer)
+    }
+
+    /// Done with what was read: an error if some of it was lost meanwhile.
+    fn release(&mut self, tensor: TensorView<'_>) -> Result<(), Error> {
+        let Some((window, offset)) = self.window.take() else {
+            return Ok(());
+        };
+        if window.is_whole() {
+            return Ok(());
+        }
+        let source = tensor.spans[self.cursor.0].source as usize;
+        Err(Error::Truncated {
+            path: self.manifest.sources()[source].path().to_owned(),
+            tensor: tensor.name.to_owned(),
+            end: offset + window.bytes().len() as u64,
+        })
     }
 }
 
@@ -507,11 +630,15 @@ impl<P> Merger<P> {
     }
 }
 
-fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::Partial>, Error> {
-    let threads = match threads {
+/// How many threads, of which 0 means one per core.
+fn threads_of(threads: usize) -> usize {
+    match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
-    };
+    }
+}
+
+fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::Partial>, Error> {
     let planner = Mutex::new(Planner {
         item: 0,
         element: 0,

@@ -5,6 +5,65 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+#[cfg(target_os = "linux")]
+pub use crate::mapped::Window;
+
+/// Bytes of a file that can be read in place: nowhere but on Linux.
+#[cfg(not(target_os = "linux"))]
+#[derive(Debug)]
+pub struct Window<'a>(std::convert::Infallible, std::marker::PhantomData<&'a ()>);
+
+#[cfg(not(target_os = "linux"))]
+#[allow(missing_docs)] // As on Linux.
+impl Window<'_> {
+    pub fn bytes(&self) -> &[u8] {
+        match self.0 {}
+    }
+
+    pub fn is_whole(&self) -> bool {
+        match self.0 {}
+    }
+}
+
+/// How files are read; never changes a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// In place where the system can and the file system is a local one, else copied.
+    #[default]
+    Auto,
+    /// In place wherever the system can.
+    Mapped,
+    /// Copied into buffers.
+    Copied,
+}
+
+impl Reading {
+    /// Every way, by the name that users know it by.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("auto", Self::Auto),
+        ("mapped", Self::Mapped),
+        ("read", Self::Copied),
+    ];
+}
+
+/// Must live while there are [`Window`]s: catches what becomes of files that shrink meanwhile.
+#[derive(Debug)]
+pub struct MappedReads {
+    #[cfg(target_os = "linux")]
+    _guard: crate::sigbus::Guard,
+}
+
+impl MappedReads {
+    /// From now on windows may be opened.
+    #[allow(clippy::new_without_default)] // It does something.
+    pub fn new() -> Self {
+        Self {
+            #[cfg(target_os = "linux")]
+            _guard: crate::sigbus::Guard::new(),
+        }
+    }
+}
+
 /// A run of bytes that can be read at any offset, from several threads at once.
 pub trait Source: Send + Sync {
     /// Fill `buffer` from `offset` on. An end before that is [`io::ErrorKind::UnexpectedEof`].
@@ -12,6 +71,22 @@ pub trait Source: Send + Sync {
 
     /// The bytes themselves where they already lie in memory, so that they need not be copied.
     fn borrow(&self, _offset: u64, _length: usize) -> Option<&[u8]> {
+        None
+    }
+
+    /// Whether bytes are lent, or windows opened, rather than copied.
+    fn reads_in_place(&self, _: Reading) -> bool {
+        false
+    }
+
+    /// The bytes of a file in place, where that can be had; the pages are there and stay there.
+    fn window(
+        &self,
+        _offset: u64,
+        _length: usize,
+        _: Reading,
+        _: &MappedReads,
+    ) -> Option<Window<'_>> {
         None
     }
 
@@ -24,6 +99,8 @@ pub trait Source: Send + Sync {
 pub struct FileSource {
     path: PathBuf,
     file: OnceLock<File>,
+    #[cfg(target_os = "linux")]
+    mapping: OnceLock<Option<crate::mapped::Mapping>>,
 }
 
 impl FileSource {
@@ -32,6 +109,8 @@ impl FileSource {
         Self {
             path,
             file: OnceLock::new(),
+            #[cfg(target_os = "linux")]
+            mapping: OnceLock::new(),
         }
     }
 
@@ -41,6 +120,19 @@ impl FileSource {
         }
         let opened = File::open(&self.path)?;
         Ok(self.file.get_or_init(|| opened))
+    }
+
+    /// The file, mapped, if it is to be read that way.
+    #[cfg(target_os = "linux")]
+    fn mapping(&self, reading: Reading) -> Option<&crate::mapped::Mapping> {
+        if reading == Reading::Copied {
+            return None;
+        }
+        let file = self.file().ok()?;
+        self.mapping
+            .get_or_init(|| crate::mapped::Mapping::new(file))
+            .as_ref()
+            .filter(|mapping| reading == Reading::Mapped || mapping.is_trusted())
     }
 }
 
@@ -66,6 +158,22 @@ impl Source for FileSource {
             }
         }
         Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn reads_in_place(&self, reading: Reading) -> bool {
+        self.mapping(reading).is_some()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn window(
+        &self,
+        offset: u64,
+        length: usize,
+        reading: Reading,
+        _: &MappedReads,
+    ) -> Option<Window<'_>> {
+        self.mapping(reading)?.window(offset, length)
     }
 
     fn path(&self) -> &Path {

@@ -1,0 +1,236 @@
+//! Files read in place: mapped whole, populated and dropped a window at a time.
+//!
+//! A `read` copies, and a core that copies does not reduce; a populated mapping costs a third of
+//! that where the cache holds single pages, and next to nothing where it holds large folios. What
+//! a mapping costs is certainty: bytes that the file has lost meanwhile are a SIGBUS, not an error.
+//! So a window is populated first, which is refused with an error code beyond the end of the file;
+//! for what happens after that [`super::sigbus`] stands by, and a window that was hit says so.
+//!
+//! Dropping a window gives its pages back, so that the resident set is bounded by the windows that
+//! are open at once.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::sigbus::Watched;
+
+/// A whole file, mapped for reading.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    address: usize,
+    length: usize,
+    /// Whether the file system is one whose pages stay what they are.
+    trusted: bool,
+    /// Whether some of it was lost, and replaced by zeros.
+    broken: AtomicBool,
+}
+
+/// Bytes of a file that can be read in place, until this is dropped.
+#[derive(Debug)]
+pub struct Window<'a> {
+    mapping: &'a Mapping,
+    /// Where the populated pages begin.
+    start: usize,
+    /// Bytes of whole pages.
+    length: usize,
+    /// Where the bytes asked for begin, and how many there are.
+    bytes: (usize, usize),
+    watched: Watched,
+}
+
+/// Whether this kernel populates mappings (Linux 5.14); found out by the first who tries.
+static CAN_POPULATE: AtomicBool = AtomicBool::new(true);
+
+impl Mapping {
+    /// Map `file`, if it is a regular one that can be mapped.
+    pub(crate) fn new(file: &File) -> Option<Self> {
+        let metadata = file.metadata().ok()?;
+        let length = usize::try_from(metadata.len()).ok()?;
+        if !metadata.is_file() || length == 0 {
+            return None;
+        }
+        // SAFETY: a new mapping, of a descriptor that is open, at an address the kernel chooses.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        (address != libc::MAP_FAILED).then(|| Self {
+            address: address as usize,
+            length,
+            trusted: is_local(file),
+            broken: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether to map without having been asked to.
+    pub(crate) const fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// The bytes from `offset` on, populated; nothing where they cannot be had, for which reading
+    /// them will give the reason.
+    pub(crate) fn window(&self, offset: u64, length: usize) -> Option<Window<'_>> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(length)?;
+        if end > self.length
+            || length == 0
+            || self.broken.load(Ordering::Relaxed)
+            || !CAN_POPULATE.load(Ordering::Relaxed)
+        {
+            return None;
+        }
+        let page = page_size();
+        let start = self.address + offset / page * page;
+        let pages = (self.address + end).next_multiple_of(page) - start;
+        let watched = Watched::new(start, pages)?;
+        // SAFETY: the range lies inside the mapping, which lives as long as `self`; populating it
+        // for reading changes nothing that anybody could see.
+        let populated =
+            unsafe { libc::madvise(start as *mut libc::c_void, pages, libc::MADV_POPULATE_READ) };
+        if populated != 0 {
+            let error = std::io::Error::last_os_error();
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                CAN_POPULATE.store(false, Ordering::Relaxed);
+            }
+            return None;
+        }
+        Some(Window {
+            mapping: self,
+            start,
+            length: pages,
+            bytes: (self.address + offset, length),
+            watched,
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this one's own, and windows borrow it, so none is left.
+        unsafe { libc::munmap(self.address as *mut libc::c_void, self.length) };
+    }
+}
+
+impl Window<'_> {
+    /// The bytes. They are the file's only if the window [`is_whole`](Self::is_whole) afterwards.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the range lies inside the mapping, which `self` borrows, and pages that the file
+        // loses are replaced by zeros (see `sigbus`). Others may write to the file meanwhile, as
+        // they may while it is read: the kernels make no decision on a byte that they read twice.
+        unsafe { std::slice::from_raw_parts(self.bytes.0 as *const u8, self.bytes.1) }
+    }
+
+    /// Whether none of the window has been lost so far.
+    pub fn is_whole(&self) -> bool {
+        let whole = !self.watched.was_hit();
+        if !whole {
+            self.mapping.broken.store(true, Ordering::Relaxed);
+        }
+        whole
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        // Also note a hit that nobody has asked about: the mapping has zeros now.
+        self.is_whole();
+        // SAFETY: the pages lie inside the mapping; whoever else reads them gets them again from
+        // the file, as the mapping is shared and read-only.
+        unsafe {
+            libc::madvise(
+                self.start as *mut libc::c_void,
+                self.length,
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
+}
+
+pub(crate) fn page_size() -> usize {
+    // SAFETY: asks for a constant.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+}
+
+/// File systems on a disk or in the memory of this machine. On others (NFS, FUSE, Lustre, 9p)
+/// pages come and go with a server, and `read` is what they are made for.
+fn is_local(file: &File) -> bool {
+    const LOCAL: [u32; 9] = [
+        0x0000_ef53, // ext2, ext3, ext4
+        0x5846_5342, // XFS
+        0x9123_683e, // Btrfs
+        0x2fc1_2fc1, // ZFS
+        0xf2f5_2010, // F2FS
+        0xca45_1a4e, // bcachefs
+        0x0102_1994, // tmpfs
+        0x8584_58f6, // ramfs
+        0x794c_7630, // overlayfs, of containers
+    ];
+    // SAFETY: all zeros are a value of this plain C struct.
+    let mut status: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the struct is there to be written.
+    let found = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut status) } == 0;
+    found && LOCAL.contains(&(status.f_type as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sigbus::Guard;
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        std::io::Write::write_all(&mut file, bytes).expect("room for it");
+        file
+    }
+
+    #[test]
+    fn a_window_has_the_bytes_of_the_file_at_any_offset() {
+        let bytes: Vec<u8> = (0..100_000u32).map(|index| (index % 251) as u8).collect();
+        let file = file_of(&bytes);
+        let _guard = Guard::new();
+        let mapping = Mapping::new(&file).expect("it can be mapped");
+        for (offset, length) in [(0, 1), (1, 4096), (4095, 2), (8192, 4096), (99_000, 1000)] {
+            let window = mapping.window(offset, length).expect("inside the file");
+            let start = offset as usize;
+            assert_eq!(window.bytes(), &bytes[start..start + length]);
+            assert!(window.is_whole());
+        }
+        assert!(mapping.window(99_001, 1000).is_none());
+        assert!(mapping.window(u64::MAX, 1000).is_none());
+    }
+
+    #[test]
+    fn bytes_that_were_lost_before_are_no_window() {
+        let file = file_of(&[1; 100_000]);
+        let _guard = Guard::new();
+        let mapping = Mapping::new(&file).expect("it can be mapped");
+        file.set_len(10_000).expect("it can be cut");
+        assert!(mapping.window(50_000, 1000).is_none());
+        assert!(mapping.window(0, 1000).is_some());
+    }
+
+    #[test]
+    fn bytes_that_are_lost_meanwhile_are_told() {
+        for _ in 0..20 {
+            let file = file_of(&[1; 100_000]);
+            let _guard = Guard::new();
+            let mapping = Mapping::new(&file).expect("it can be mapped");
+            let other = mapping.window(0, 4096).expect("inside the file");
+            let window = mapping.window(50_000, 40_000).expect("inside the file");
+            file.set_len(60_000).expect("it can be cut");
+            let sum: u64 = window.bytes().iter().map(|byte| u64::from(*byte)).sum();
+            assert!((9_000..40_000).contains(&sum), "{sum}");
+            assert!(!window.is_whole());
+            assert!(other.is_whole());
+            drop(window);
+            assert!(mapping.window(0, 4096).is_none(), "it has zeros now");
+        }
+    }
+}
