@@ -122,10 +122,10 @@ impl<S: Simd> Sum<S> {
 /// Terms of `N` sums over narrow values.
 pub(crate) trait ShortTerms<S: Simd, const N: usize> {
     /// The terms of sixteen values, of which each of eight lanes has two, already added.
-    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; N];
+    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; N];
 }
 
-/// Sums of the terms of that many groups: in `f32` up to 32 terms a lane, then in `f64`.
+/// Sums of the terms of that many times 32 values: in `f32` up to 32 terms a lane, then in `f64`.
 ///
 /// Terms are added by twos and fours, and of these four times two, in which order sums of equal
 /// terms are exact but for one of 12, which takes two bits more than a term has. The loops stay
@@ -136,25 +136,23 @@ pub(crate) trait ShortTerms<S: Simd, const N: usize> {
 #[inline(always)]
 pub(crate) fn sum_short<S: Simd, T: ShortTerms<S, N>, const N: usize>(
     simd: S,
-    groups: usize,
+    halves: usize,
     terms: &mut T,
 ) -> ShortSums<N> {
+    /// Halves whose sums are folded at once.
     const HALVES: usize = 8;
     let zero = simd.splat_f32(0.0);
     let mut sums = [Sum::new(simd); N];
     let mut last = simd.splat_f32(f32::NAN);
     let mut repeating = false;
-    // A half is two quarters of a group.
-    let halves = 2 * groups;
     let mut start = 0;
     while start < halves {
         let mut short = [zero; N];
         for start in [start, start + HALVES / 2] {
             let mut sixteen = [zero; N];
             for half in start.min(halves)..halves.min(start + HALVES / 2) {
-                let (group, quarter) = (half / 2, half % 2 * 2);
-                let first = terms.of_quarter(simd, group, quarter);
-                let second = terms.of_quarter(simd, group, quarter + 1);
+                let first = terms.of_quarter(simd, half, 0);
+                let second = terms.of_quarter(simd, half, 1);
                 sixteen = rows!(simd.add_f32(sixteen, rows!(simd.add_f32(first, second))));
             }
             short = rows!(simd.add_f32(short, sixteen));
@@ -203,8 +201,8 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
             b,
             max_abs: simd.splat_f32(0.0),
         };
-        let groups = a.groups().min(b.groups());
-        let sums = sum_short(simd, groups, &mut terms);
+        let halves = a.halves().min(b.halves());
+        let sums = sum_short(simd, halves, &mut terms);
         let [difference, absolute, squares_d, dot_da, squares_a] = sums.totals;
         let mut max_abs = 0.0;
         for lane in simd.array_f32(terms.max_abs) {
@@ -236,9 +234,9 @@ struct DiffTerms<S: Simd, R> {
 
 impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 5] {
-        let a = self.a.load(simd, group, quarter);
-        let b = self.b.load(simd, group, quarter);
+    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
+        let a = self.a.load(simd, half, quarter);
+        let b = self.b.load(simd, half, quarter);
         let d = rows!(simd.sub_f32(b, a));
         let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
         self.max_abs = simd.max_f32(simd.max_f32(m[0], m[1]), self.max_abs);
@@ -268,15 +266,15 @@ impl<R: NarrowRun> Pass for CountNarrow<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (u64, u64) {
         let Self { a, b } = self;
-        let groups = a.groups().min(b.groups());
+        let halves = a.halves().min(b.halves());
         let zero = simd.splat_f32(0.0);
         let scale = simd.splat_f32(SIGN_SCALE_F32);
         let mut unchanged = simd.no_counts32();
         let mut sign_flips = simd.no_counts32();
-        for group in 0..groups {
-            for quarter in 0..4 {
-                let a = a.load(simd, group, quarter);
-                let b = b.load(simd, group, quarter);
+        for half in 0..halves {
+            for quarter in 0..2 {
+                let a = a.load(simd, half, quarter);
+                let b = b.load(simd, half, quarter);
                 for (a, b) in a.into_iter().zip(b) {
                     unchanged = simd.count_equal_f32(unchanged, a, b);
                     let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
@@ -284,7 +282,7 @@ impl<R: NarrowRun> Pass for CountNarrow<R> {
                 }
             }
         }
-        let changed = (groups * PADDING) as u64 - simd.sum_counts32(unchanged);
+        let changed = (halves * PADDING / 2) as u64 - simd.sum_counts32(unchanged);
         (changed, simd.sum_counts32(sign_flips))
     }
 }
@@ -468,16 +466,16 @@ impl<A: NarrowRun, B: NarrowRun> Pass for GroupsWith<A, B> {
         let Self { a, b, magnitude } = self;
         let magnitude = simd.splat_f32(magnitude);
         let mut groups = 0;
-        for group in 0..a.groups().min(b.groups()) {
+        for half in 0..a.halves().min(b.halves()) {
             let mut found = simd.no_counts32();
-            for quarter in 0..4 {
-                let a = a.load(simd, group, quarter);
-                let b = b.load(simd, group, quarter);
+            for quarter in 0..2 {
+                let a = a.load(simd, half, quarter);
+                let b = b.load(simd, half, quarter);
                 let d = rows!(simd.sub_f32(b, a));
                 found = simd.count_equal_f32(found, simd.abs_f32(d[0]), magnitude);
                 found = simd.count_equal_f32(found, simd.abs_f32(d[1]), magnitude);
             }
-            groups |= u64::from(simd.any_counts32(found)) << group;
+            groups |= u64::from(simd.any_counts32(found)) << (half / 2);
         }
         groups
     }
@@ -492,7 +490,7 @@ impl<R: NarrowRun> Pass for SquaresNarrow<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
         let mut terms = SquareTerms(self.0);
-        let [squares] = sum_short(simd, self.0.groups(), &mut terms).totals;
+        let [squares] = sum_short(simd, self.0.halves(), &mut terms).totals;
         squares
     }
 }
@@ -501,8 +499,8 @@ struct SquareTerms<R>(R);
 
 impl<S: Simd, R: NarrowRun> ShortTerms<S, 1> for SquareTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 1] {
-        let x = self.0.load(simd, group, quarter);
+    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 1] {
+        let x = self.0.load(simd, half, quarter);
         [pair(simd, rows!(simd.mul_f32(x, x)))]
     }
 }
@@ -519,8 +517,8 @@ impl<R: NarrowRun> Pass for ProductsNarrow<R> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f64, f64) {
         let Self { a, b } = self;
-        let groups = a.groups().min(b.groups());
-        let [squares_b, dot_ab] = sum_short(simd, groups, &mut ProductTerms { a, b }).totals;
+        let halves = a.halves().min(b.halves());
+        let [squares_b, dot_ab] = sum_short(simd, halves, &mut ProductTerms { a, b }).totals;
         (squares_b, dot_ab)
     }
 }
@@ -532,9 +530,9 @@ struct ProductTerms<R> {
 
 impl<S: Simd, R: NarrowRun> ShortTerms<S, 2> for ProductTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
-        let a = self.a.load(simd, group, quarter);
-        let b = self.b.load(simd, group, quarter);
+    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
+        let a = self.a.load(simd, half, quarter);
+        let b = self.b.load(simd, half, quarter);
         [
             pair(simd, rows!(simd.mul_f32(b, b))),
             pair(simd, rows!(simd.mul_f32(a, b))),

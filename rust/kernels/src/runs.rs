@@ -1,23 +1,27 @@
-//! Runs of values, as passes load them: narrow ones in groups of 64, a quarter at a time.
+//! Runs of values, as passes load them: narrow ones 32 at a time, wide ones a row of eight.
 //!
-//! Wide ones go a row of eight at a time. The common types are decoded on the way from the codes into registers; for any other the block
+//! The common types are decoded on the way from the codes into registers; for any other the block
 //! is decoded first, and [`Decoded`] loads the result.
 
 use crate::decode::PADDING;
 use crate::simd::Simd;
 
+/// Values that are loaded by one iteration of a pass, in two steps.
+const HALF: usize = PADDING / 2;
+
 /// A run of narrow values whose length is a multiple of [`PADDING`].
 pub(crate) trait NarrowRun: Copy {
-    /// How many groups there are.
-    fn groups(self) -> usize;
+    /// How many times 32 values there are; an even number.
+    fn halves(self) -> usize;
 
-    /// Sixteen values of a group, in an order that is the same at every level.
-    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2];
+    /// Sixteen values, one half or the other of these 32, in an order that is the same at every
+    /// level.
+    fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2];
 }
 
 /// Values that were decoded into memory.
 #[derive(Clone, Copy)]
-pub(crate) struct Decoded<'a>(&'a [[f32; PADDING]]);
+pub(crate) struct Decoded<'a>(&'a [[f32; HALF]]);
 
 impl<'a> Decoded<'a> {
     pub(crate) fn new(values: &'a [f32]) -> Self {
@@ -27,13 +31,13 @@ impl<'a> Decoded<'a> {
 
 impl NarrowRun for Decoded<'_> {
     #[inline(always)]
-    fn groups(self) -> usize {
+    fn halves(self) -> usize {
         self.0.len()
     }
 
     #[inline(always)]
-    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
-        let rows = self.0[group].as_chunks::<8>().0;
+    fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
+        let rows = self.0[half].as_chunks::<8>().0;
         [
             simd.load_f32(&rows[2 * quarter]),
             simd.load_f32(&rows[2 * quarter + 1]),
@@ -45,7 +49,7 @@ macro_rules! codes {
     ($name:ident, $bytes:literal, $load:ident, $what:literal) => {
         #[doc = $what]
         #[derive(Clone, Copy)]
-        pub(crate) struct $name<'a>(&'a [[u8; PADDING * $bytes]]);
+        pub(crate) struct $name<'a>(&'a [[u8; HALF * $bytes]]);
 
         impl<'a> $name<'a> {
             pub(crate) fn new(codes: &'a [u8]) -> Self {
@@ -55,13 +59,13 @@ macro_rules! codes {
 
         impl NarrowRun for $name<'_> {
             #[inline(always)]
-            fn groups(self) -> usize {
+            fn halves(self) -> usize {
                 self.0.len()
             }
 
             #[inline(always)]
-            fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
-                simd.$load(&self.0[group].as_chunks().0[quarter])
+            fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
+                simd.$load(&self.0[half].as_chunks().0[quarter])
             }
         }
     };
@@ -84,13 +88,13 @@ codes!(
 
 impl NarrowRun for F32Codes<'_> {
     #[inline(always)]
-    fn groups(self) -> usize {
-        self.0.len() * 8 / PADDING
+    fn halves(self) -> usize {
+        self.0.len() * 8 / HALF
     }
 
     #[inline(always)]
-    fn load<S: Simd>(self, simd: S, group: usize, quarter: usize) -> [S::F32; 2] {
-        let rows = self.0[group * (PADDING / 8)..].as_chunks::<2>().0;
+    fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
+        let rows = &self.0.as_chunks::<4>().0[half].as_chunks::<2>().0;
         let [first, second] = &rows[quarter];
         [simd.load_f32_bytes(first), simd.load_f32_bytes(second)]
     }

@@ -178,9 +178,9 @@ impl<R: NarrowRun> Pass for NarrowPass<R> {
     fn run<S: Simd>(self, simd: S) -> PowerSums {
         let mut absolute = simd.splat_f64(0.0);
         let mut powers = Powers::new(simd, f64::from(self.pivot));
-        for group in 0..self.run.groups() {
-            for quarter in 0..4 {
-                for row in self.run.load(simd, group, quarter) {
+        for half in 0..self.run.halves() {
+            for quarter in 0..2 {
+                for row in self.run.load(simd, half, quarter) {
                     // A power has more bits than an f32, and central moments are small differences.
                     powers.add(simd, simd.widen(row));
                     add_two(simd, &mut absolute, simd.widen(simd.abs_f32(row)));
@@ -205,7 +205,7 @@ impl<R: NarrowRun> Pass for ShortPowersPass<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Option<PowerSums> {
-        let sums = sum_short(simd, self.0.groups(), &mut PowerTerms(self.0));
+        let sums = sum_short(simd, self.0.halves(), &mut PowerTerms(self.0));
         let [absolute, first, second, third, fourth] = sums.totals;
         let powers = PowerSums {
             absolute,
@@ -220,8 +220,8 @@ struct PowerTerms<R>(R);
 
 impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for PowerTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, group: usize, quarter: usize) -> [S::F32; 5] {
-        let x = self.0.load(simd, group, quarter);
+    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
+        let x = self.0.load(simd, half, quarter);
         let square = rows!(simd.mul_f32(x, x));
         [
             pair(simd, [simd.abs_f32(x[0]), simd.abs_f32(x[1])]),
@@ -334,8 +334,8 @@ impl<R: NarrowRun> Pass for Pivot<R> {
     fn run<S: Simd>(self, simd: S) -> f32 {
         let zero = simd.splat_f32(0.0);
         let (mut sum, mut squares) = (zero, zero);
-        for quarter in 0..4 {
-            let x = self.0.load(simd, 0, quarter);
+        for (half, quarter) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let x = self.0.load(simd, half, quarter);
             sum = simd.add_f32(sum, pair(simd, x));
             squares = simd.add_f32(squares, pair(simd, rows!(simd.mul_f32(x, x))));
         }
