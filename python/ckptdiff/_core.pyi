@@ -19,6 +19,7 @@ __all__ = [
     "diff",
     "diff_column_names",
     "dtype_names",
+    "io_names",
     "isa_levels",
     "stats",
     "stats_column_names",
@@ -40,6 +41,9 @@ def dtype_names() -> list[str]:
 
 def cast_dtype_names() -> list[str]:
     """The dtypes ``diff(cast=...)`` can round to."""
+
+def io_names() -> list[str]:
+    """How files can be read, by name; the first is the default."""
 
 def isa_levels() -> list[str]:
     """Instruction-set levels this machine can run, the slowest first."""
@@ -173,6 +177,7 @@ def diff(
     histogram: bool = False,
     threads: int = 0,
     isa: str | None = None,
+    io: str = "auto",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Table: ...
 def stats(
@@ -183,5 +188,6 @@ def stats(
     content_hash: bool = False,
     threads: int = 0,
     isa: str | None = None,
+    io: str = "auto",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Table: ...

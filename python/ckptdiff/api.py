@@ -17,7 +17,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
-from ckptdiff.options import DiffOptions, StatsOptions, check_isa, check_threads
+from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport
 
 __all__ = ["CheckpointLike", "diff", "open", "stats"]
@@ -67,6 +67,7 @@ def diff(
     histogram: bool = False,
     threads: int = 0,
     isa: str | None = None,
+    io: str = "auto",
     on_progress: Progress | None = None,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
@@ -88,6 +89,8 @@ def diff(
         histogram: Keep a log2 histogram of ``|d|``, and add quantiles estimated from it.
         threads: How many threads work; 0 is one per core. Never changes a result.
         isa: Force an instruction-set level; None is the best. Never changes a result.
+        io: How files are read: ``mapped`` in place, ``read`` into buffers, ``auto`` mapped where
+            the system can and the file system is a local one. Never changes a result.
         on_progress: Called now and then with (bytes done, bytes in all).
 
     Raises:
@@ -102,6 +105,7 @@ def diff(
     )
     check_threads(threads)
     check_isa(isa)
+    check_io(io)
     checkpoint_a, checkpoint_b = open(a), open(b)
     named_a, named_b = Named(None), Named(None)
     if rules.include or rules.exclude:
@@ -123,6 +127,7 @@ def diff(
         histogram=options.histogram,
         threads=threads,
         isa=isa,
+        io=io,
         on_progress=on_progress,
     )
     return DiffReport(
@@ -147,6 +152,7 @@ def stats(
     content_hash: bool = False,
     threads: int = 0,
     isa: str | None = None,
+    io: str = "auto",
     on_progress: Progress | None = None,
 ) -> StatsReport:
     """Describe every tensor of a checkpoint: extremes, moments, norms and counts.
@@ -159,6 +165,7 @@ def stats(
     options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
     check_threads(threads)
     check_isa(isa)
+    check_io(io)
     checkpoint = open(a)
     named = Named(None)
     if rules != Rules():
@@ -173,6 +180,7 @@ def stats(
         content_hash=content_hash,
         threads=threads,
         isa=isa,
+        io=io,
         on_progress=on_progress,
     )
     return StatsReport(

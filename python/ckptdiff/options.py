@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ckptdiff._core import cast_dtype_names, isa_levels
+from ckptdiff._core import cast_dtype_names, io_names, isa_levels
 from ckptdiff.naming.rules import Rules
 from ckptdiff.suggest import unknown
 
-__all__ = ["DiffOptions", "StatsOptions", "check_isa", "check_threads"]
+__all__ = ["DiffOptions", "StatsOptions", "check_io", "check_isa", "check_threads"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,13 @@ def check_threads(threads: int) -> int:
     if threads < 0:
         raise ValueError(f"threads must be 0 (one per core) or more, not {threads}")
     return threads
+
+
+def check_io(io: str) -> str:
+    """``io`` if it is a way to read files, else ValueError."""
+    if io not in io_names():
+        raise ValueError(unknown("way to read files", io, io_names()))
+    return io
 
 
 def check_isa(isa: str | None) -> str | None:

@@ -74,6 +74,7 @@ def command(
     output_format: str,
     output: str | None,
     threads: int,
+    io: str,
     quiet: bool,
 ) -> int:
     """Tell what changed from checkpoint A, the baseline, to checkpoint B.
@@ -97,6 +98,7 @@ def command(
             thresholds=thresholds,
             histogram=histogram,
             threads=threads,
+            io=io,
             on_progress=progress,
         )
     for note in report.notes:

@@ -93,5 +93,11 @@ run_options = _all_of(
         default=0,
         help="How many threads work; 0, the default, is one per core.",
     ),
+    click.option(
+        "--io",
+        type=click.Choice(("auto", "mapped", "read")),
+        default="auto",
+        help="Map local files, or read them into buffers; auto, the default, decides.",
+    ),
     click.option("--quiet", "-q", is_flag=True, help="Print no report, progress or timing."),
 )

@@ -47,6 +47,7 @@ def command(
     output_format: str,
     output: str | None,
     threads: int,
+    io: str,
     quiet: bool,
 ) -> int:
     """Describe every tensor of checkpoint A: extremes, moments, norms, NaN and infinities."""
@@ -62,6 +63,7 @@ def command(
             histogram=histogram,
             content_hash=content_hash,
             threads=threads,
+            io=io,
             on_progress=progress,
         )
     for note in report.notes:

@@ -11,7 +11,7 @@ mod pairing;
 mod run;
 mod table;
 
-use ckptdiff_engine::{DiffTable, StatsTable};
+use ckptdiff_engine::{DiffTable, Reading, StatsTable};
 use ckptdiff_kernels::{DType, Level};
 use pyo3::prelude::*;
 
@@ -23,6 +23,11 @@ fn dtype_names() -> Vec<&'static str> {
 #[pyfunction]
 fn cast_dtype_names() -> Vec<&'static str> {
     DType::CAST_TARGETS.map(DType::name).to_vec()
+}
+
+#[pyfunction]
+fn io_names() -> Vec<&'static str> {
+    Reading::ALL.map(|(name, _)| name).to_vec()
 }
 
 #[pyfunction]
@@ -61,6 +66,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(dtype_names, module)?)?;
     module.add_function(wrap_pyfunction!(cast_dtype_names, module)?)?;
+    module.add_function(wrap_pyfunction!(io_names, module)?)?;
     module.add_function(wrap_pyfunction!(isa_levels, module)?)?;
     module.add_function(wrap_pyfunction!(diff_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(stats_column_names, module)?)?;

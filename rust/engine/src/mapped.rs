@@ -141,15 +141,18 @@ impl Drop for Window<'_> {
     fn drop(&mut self) {
         // Also note a hit that nobody has asked about: the mapping has zeros now.
         self.is_whole();
+        // A fault maps the pages around it, too, of this alignment, beyond the window's ends.
+        const FAULT_AROUND: usize = 64 << 10;
+        let mapped = self.mapping.address..self.mapping.address + self.mapping.length;
+        let start = (self.start / FAULT_AROUND * FAULT_AROUND).max(mapped.start);
+        let end = (self.start + self.length)
+            .next_multiple_of(FAULT_AROUND)
+            .min(mapped.end.next_multiple_of(page_size()));
         // SAFETY: the pages lie inside the mapping; whoever else reads them gets them again from
         // the file, as the mapping is shared and read-only.
         unsafe {
-            libc::madvise(
-                self.start as *mut libc::c_void,
-                self.length,
-                libc::MADV_DONTNEED,
-            )
-        };
+            libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+        }
     }
 }
 
