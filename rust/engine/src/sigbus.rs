@@ -181,8 +181,8 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         }
     }
     // SAFETY: written before this handler was installed, and not since.
-    let previous = unsafe { (*(&raw const PREVIOUS)).assume_init_ref() };
-    set(previous);
+    let previous = unsafe { (&raw const PREVIOUS).read().assume_init() };
+    set(&previous);
 }
 
 #[cfg(test)]
