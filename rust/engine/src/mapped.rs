@@ -10,7 +10,7 @@
 //! are open at once.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::sigbus::Watched;
@@ -20,6 +20,8 @@ use crate::sigbus::Watched;
 pub(crate) struct Mapping {
     address: usize,
     length: usize,
+    /// The file, which its owner keeps open: another descriptor for every shard could be too many.
+    descriptor: RawFd,
     /// Whether the file system is one whose pages stay what they are.
     trusted: bool,
     /// Whether some of it was lost, and replaced by zeros.
@@ -64,6 +66,7 @@ impl Mapping {
         (address != libc::MAP_FAILED).then(|| Self {
             address: address as usize,
             length,
+            descriptor: file.as_raw_fd(),
             trusted: is_local(file),
             broken: AtomicBool::new(false),
         })
@@ -72,6 +75,15 @@ impl Mapping {
     /// Whether to map without having been asked to.
     pub(crate) const fn is_trusted(&self) -> bool {
         self.trusted
+    }
+
+    /// How long the file is now.
+    fn file_size(&self) -> Option<u64> {
+        // SAFETY: all zeros are a value of this plain C struct.
+        let mut status: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: the struct is there to be written; a descriptor that is not open is an error.
+        let found = unsafe { libc::fstat(self.descriptor, &raw mut status) } == 0;
+        found.then(|| u64::try_from(status.st_size).unwrap_or(0))
     }
 
     /// The bytes from `offset` on, populated; nothing where they cannot be had, for which reading
@@ -127,20 +139,28 @@ impl Window<'_> {
         unsafe { std::slice::from_raw_parts(self.bytes.0 as *const u8, self.bytes.1) }
     }
 
-    /// Whether none of the window has been lost so far.
+    /// Whether none of the window has been lost so far. A file that ends within a page raises no
+    /// signal: the rest of that page reads as zeros, so its size is looked at, too.
     pub fn is_whole(&self) -> bool {
-        let whole = !self.watched.was_hit();
-        if !whole {
+        let end = (self.bytes.0 - self.mapping.address + self.bytes.1) as u64;
+        let size = self.mapping.file_size();
+        !self.note_hit() && size.is_some_and(|size| end <= size)
+    }
+
+    /// Whether a page was replaced by zeros; the mapping then opens no more windows.
+    fn note_hit(&self) -> bool {
+        let hit = self.watched.was_hit();
+        if hit {
             self.mapping.broken.store(true, Ordering::Relaxed);
         }
-        whole
+        hit
     }
 }
 
 impl Drop for Window<'_> {
     fn drop(&mut self) {
         // Also note a hit that nobody has asked about: the mapping has zeros now.
-        self.is_whole();
+        self.note_hit();
         // A fault maps the pages around it, too, of this alignment, beyond the window's ends.
         const FAULT_AROUND: usize = 64 << 10;
         let mapped = self.mapping.address..self.mapping.address + self.mapping.length;
@@ -235,5 +255,20 @@ mod tests {
             drop(window);
             assert!(mapping.window(0, 4096).is_none(), "it has zeros now");
         }
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_page_that_it_keeps_is_told() {
+        // There is no fault: the rest of the last page reads as zeros.
+        let file = file_of(&[1; 100_000]);
+        let _guard = Guard::new();
+        let mapping = Mapping::new(&file).expect("it can be mapped");
+        let before = mapping.window(99_000, 1000).expect("inside the file");
+        let other = mapping.window(98_000, 1000).expect("inside the file");
+        file.set_len(99_990).expect("it can be cut");
+        assert!(!before.is_whole());
+        assert!(other.is_whole());
+        let after = mapping.window(99_000, 1000);
+        assert!(after.is_none_or(|window| !window.is_whole()));
     }
 }

@@ -17,7 +17,7 @@ use ckptdiff_kernels::{
 };
 
 use crate::error::{Error, TensorFault};
-use crate::manifest::{Manifest, StoredDType, TensorView};
+use crate::manifest::{Manifest, Span, StoredDType, TensorView};
 use crate::source::{MappedReads, Reading, Window};
 
 /// Elements whose partials are merged in order.
@@ -428,6 +428,8 @@ struct Reader<'a> {
     /// A span of the tensor at hand, and where it begins in the tensor: pieces come in order, and
     /// a tensor can have a million spans.
     cursor: (usize, u64),
+    /// The spans that the cursor is for: where another tensor was read says nothing of this one.
+    cursor_spans: &'a [Span],
 }
 
 impl<'a> Reader<'a> {
@@ -437,6 +439,7 @@ impl<'a> Reader<'a> {
             buffer: Vec::new(),
             window: None,
             cursor: (0, 0),
+            cursor_spans: &[],
         }
     }
 
@@ -476,10 +479,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Move the cursor to the span that has the byte at `start`.
-    fn seek(&mut self, tensor: TensorView<'_>, start: u64) {
+    fn seek(&mut self, tensor: TensorView<'a>, start: u64) {
         let (mut index, mut span_start) = self.cursor;
-        if start < span_start || index >= tensor.spans.len() {
+        if start < span_start || !std::ptr::eq(self.cursor_spans, tensor.spans) {
             (index, span_start) = (0, 0);
+            self.cursor_spans = tensor.spans;
         }
         while let Some(span) = tensor.spans.get(index)
             && span_start + span.length <= start
@@ -691,4 +695,61 @@ fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::
 /// A panic in another worker ends the scope with a panic anyway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::ManifestBuilder;
+    use crate::source::Source;
+
+    struct Bytes(Vec<u8>);
+
+    impl Source for Bytes {
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            let start = offset as usize;
+            buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
+            Ok(())
+        }
+
+        fn path(&self) -> &std::path::Path {
+            std::path::Path::new("")
+        }
+    }
+
+    #[test]
+    fn where_one_tensor_was_read_says_nothing_of_the_next() {
+        let bytes: Vec<u8> = (0..600u32).map(|index| (index % 251) as u8).collect();
+        let mut builder = ManifestBuilder::default();
+        let source = builder.add_source(Arc::new(Bytes(bytes.clone())));
+        // Contiguous, cut at different places; one begins with a span of nothing.
+        for (name, start, cuts) in [
+            ("x", 0, [100, 200]),
+            ("y", 200, [10, 200]),
+            ("z", 400, [0, 200]),
+        ] {
+            let spans = [(0, cuts[0]), (cuts[0], cuts[1])].map(|(from, to)| Span {
+                source,
+                offset: start + from,
+                length: to - from,
+            });
+            builder.add(name, "U8", &[200], spans);
+        }
+        let manifest = builder.build().expect("different names");
+        let files = Files::new(Reading::Copied, 1);
+        let mut reader = Reader::new(&manifest);
+        for tensor in [0, 1, 2, 1, 0, 2] {
+            for range in [150..160, 0..20, 150..160] {
+                let start = 200 * tensor + range.start as usize;
+                let found = reader
+                    .read(&files, manifest.tensor(tensor), range.clone())
+                    .expect("bytes in memory");
+                assert_eq!(
+                    found,
+                    &bytes[start..start + found.len()],
+                    "{tensor} {range:?}"
+                );
+            }
+        }
+    }
 }

@@ -25,6 +25,18 @@ struct Slot {
     hit: AtomicBool,
 }
 
+impl Slot {
+    /// Whether it watches `address`. One that is filled anew meanwhile is none that was hit, and
+    /// the start of one window must not be taken with the length of another.
+    fn watches(&self, address: usize) -> bool {
+        let start = self.start.load(Ordering::Acquire);
+        let length = self.length.load(Ordering::Acquire);
+        start > TAKEN
+            && (start..start + length).contains(&address)
+            && self.start.load(Ordering::Relaxed) == start
+    }
+}
+
 static WINDOWS: [Slot; SLOTS] = [const {
     Slot {
         start: AtomicUsize::new(FREE),
@@ -56,7 +68,7 @@ impl Watched {
                 slot.start
                     .compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
             if free.is_ok() {
-                slot.length.store(length, Ordering::Relaxed);
+                slot.length.store(length, Ordering::Release);
                 slot.hit.store(false, Ordering::Relaxed);
                 slot.start.store(start, Ordering::Release);
                 return Some(Self(index));
@@ -143,9 +155,7 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
     // SAFETY: the kernel hands a handler with SA_SIGINFO a valid siginfo.
     let address = unsafe { (*info).si_addr() } as usize;
     for slot in &WINDOWS {
-        let start = slot.start.load(Ordering::Acquire);
-        let length = slot.length.load(Ordering::Relaxed);
-        if start > TAKEN && (start..start + length).contains(&address) {
+        if slot.watches(address) {
             let page = PAGE.load(Ordering::Relaxed);
             // SAFETY: the page lies inside a window of a mapping of ours, whose reader is the
             // thread that this handler interrupts: replacing it takes nothing from anybody.
@@ -162,9 +172,7 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
             if zeros != libc::MAP_FAILED {
                 // Windows can share a page: all that have it are told.
                 for slot in &WINDOWS {
-                    let start = slot.start.load(Ordering::Acquire);
-                    let length = slot.length.load(Ordering::Relaxed);
-                    if start > TAKEN && (start..start + length).contains(&address) {
+                    if slot.watches(address) {
                         slot.hit.store(true, Ordering::Release);
                     }
                 }
@@ -173,8 +181,8 @@ extern "C" fn on_sigbus(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc
         }
     }
     // SAFETY: written before this handler was installed, and not since.
-    let previous = unsafe { (*(&raw const PREVIOUS)).assume_init_ref() };
-    set(previous);
+    let previous = unsafe { (&raw const PREVIOUS).read().assume_init() };
+    set(&previous);
 }
 
 #[cfg(test)]
