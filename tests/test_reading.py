@@ -65,14 +65,15 @@ def test_an_unknown_way_to_read_is_refused(pair: tuple[Path, Path]) -> None:
 
 @linux
 def test_mapped_windows_leave_no_more_resident_than_promised(tmp_path: Path) -> None:
-    """With many threads, too: each has windows of a share of 32 MB."""
+    """With many threads, too: each has windows of a share of 32 MB, or none."""
     shapes = {"w": (1000, 1_000_000)}
     a = write_sparse(tmp_path / "a.safetensors", shapes)
     b = write_sparse(tmp_path / "b.safetensors", shapes)
-    usage = measure(["diff", a, b, "--threads", "64", "--io", "mapped"], tmp_path / "usage")
-    print(f"peak {usage.peak_rss / 1e6:.0f} MB")  # noqa: T201 - for pytest -rP
-    assert usage.status == 0, usage.stderr
-    assert usage.peak_rss < 150_000_000
+    for arguments in (["--threads", "24", "--io", "mapped"], ["--threads", "64"]):
+        usage = measure(["diff", a, b, *arguments], tmp_path / "usage")
+        print(f"{arguments}: peak {usage.peak_rss / 1e6:.0f} MB")  # noqa: T201 - for pytest -rP
+        assert usage.status == 0, usage.stderr
+        assert usage.peak_rss < 150_000_000
 
 
 @linux

@@ -161,13 +161,14 @@ impl Drop for Window<'_> {
     fn drop(&mut self) {
         // Also note a hit that nobody has asked about: the mapping has zeros now.
         self.note_hit();
-        // A fault maps the pages around it, too, of this alignment, beyond the window's ends.
-        const FAULT_AROUND: usize = 64 << 10;
+        // A fault maps the pages around it, too: the whole of a large folio, across both ends.
+        const FOLIO: usize = 2 << 20;
         let mapped = self.mapping.address..self.mapping.address + self.mapping.length;
-        let start = (self.start / FAULT_AROUND * FAULT_AROUND).max(mapped.start);
+        let start = (self.start / FOLIO * FOLIO).max(mapped.start);
         let end = (self.start + self.length)
-            .next_multiple_of(FAULT_AROUND)
+            .next_multiple_of(FOLIO)
             .min(mapped.end.next_multiple_of(page_size()));
+        let (start, end) = self.watched.alone_in(start, end);
         // SAFETY: the pages lie inside the mapping; whoever else reads them gets them again from
         // the file, as the mapping is shared and read-only.
         unsafe {

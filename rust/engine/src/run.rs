@@ -32,6 +32,10 @@ pub const WINDOW_BYTES: u64 = 1 << 20;
 /// Bytes of all windows that are open at once: what they take of the resident set.
 const ALL_WINDOWS_BYTES: u64 = 32 << 20;
 
+/// A window can make as much resident as the large folios that it touches, of 2 MB each: more
+/// threads than this copy, unless they are told not to.
+const MOST_THREADS: usize = 24;
+
 /// What is shorter is copied: two system calls for a window take longer.
 const SHORTEST_WINDOW: usize = 128 << 10;
 
@@ -403,7 +407,10 @@ struct Files {
 impl Files {
     fn new(reading: Reading, threads: usize) -> Self {
         Self {
-            reading,
+            reading: match reading {
+                Reading::Auto if threads > MOST_THREADS => Reading::Copied,
+                reading => reading,
+            },
             mapped: MappedReads::new(),
             window_bytes: window_bytes(threads),
         }

@@ -48,8 +48,8 @@ static WINDOWS: [Slot; SLOTS] = [const {
 const FREE: usize = 0;
 const TAKEN: usize = 1;
 
-/// Where to look first for a free slot.
-static NEXT: AtomicUsize = AtomicUsize::new(0);
+/// Slots from here on were never taken.
+static UNUSED: AtomicUsize = AtomicUsize::new(0);
 
 /// The page size, where the handler can have it without asking.
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
@@ -61,9 +61,7 @@ pub(crate) struct Watched(usize);
 impl Watched {
     /// Watch `length` bytes from `start` on, both of whole pages; nothing where too many are.
     pub(crate) fn new(start: usize, length: usize) -> Option<Self> {
-        let first = NEXT.fetch_add(1, Ordering::Relaxed);
-        for index in (0..SLOTS).map(|step| first.wrapping_add(step) % SLOTS) {
-            let slot = &WINDOWS[index];
+        for (index, slot) in WINDOWS.iter().enumerate() {
             let free =
                 slot.start
                     .compare_exchange(FREE, TAKEN, Ordering::Acquire, Ordering::Relaxed);
@@ -71,10 +69,31 @@ impl Watched {
                 slot.length.store(length, Ordering::Release);
                 slot.hit.store(false, Ordering::Relaxed);
                 slot.start.store(start, Ordering::Release);
+                UNUSED.fetch_max(index + 1, Ordering::Relaxed);
                 return Some(Self(index));
             }
         }
         None
+    }
+
+    /// How far the range `lower..upper`, which has this one in it, can be cut down so that it has
+    /// nothing of any other.
+    pub(crate) fn alone_in(&self, mut lower: usize, mut upper: usize) -> (usize, usize) {
+        let own = WINDOWS[self.0].start.load(Ordering::Relaxed);
+        let own_end = own + WINDOWS[self.0].length.load(Ordering::Relaxed);
+        for slot in &WINDOWS[..UNUSED.load(Ordering::Relaxed).min(SLOTS)] {
+            let start = slot.start.load(Ordering::Acquire);
+            let end = start + slot.length.load(Ordering::Relaxed);
+            if start <= TAKEN || start == own {
+                continue;
+            }
+            if start < own {
+                lower = lower.max(end.min(own_end));
+            } else {
+                upper = upper.min(start.max(own));
+            }
+        }
+        (lower, upper.max(lower))
     }
 
     /// Whether a page of it was lost.
