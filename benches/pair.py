@@ -1,11 +1,14 @@
-"""The pair of checkpoints that the benchmarks read: an OLMo-2-shaped bf16 model, before and after.
+"""The pair of checkpoints that the benchmarks read: an OLMo-2-shaped model, before and after.
 
 Weights are normal with a standard deviation of 0.02, norms lie near 1; the update is a tenth of a
 percent of a weight's size, rounded to bf16 as an optimizer's is, so a part of the elements stays
 what it was, and the embedding moves in one row of eight only. ``copy`` is A once more, in files of
 its own, because ``cmp`` stops at the first difference.
 
-``python -m benches.pair FOLDER BYTES`` writes it.
+A dtype of ``F32-BF16`` makes A of the one and B of the other. 8-bit floats are scaled up to their
+range, integers are weights in steps of a thousandth.
+
+``python -m benches.pair FOLDER BYTES [DTYPE]`` writes it.
 """
 
 from __future__ import annotations
@@ -36,6 +39,19 @@ class Pair(NamedTuple):
         return sum(file.stat().st_size for file in self.a.glob("*.safetensors"))
 
 
+#: safetensors' name of a dtype -> torch's, and what weights are multiplied by.
+DTYPES: dict[str, tuple[str, float]] = {
+    "BF16": ("bfloat16", 1),
+    "F16": ("float16", 1),
+    "F32": ("float32", 1),
+    "F64": ("float64", 1),
+    "F8_E4M3": ("float8_e4m3fn", 4000),
+    "F8_E5M2": ("float8_e5m2", 4000),
+    "I8": ("int8", 1000),
+    "I32": ("int32", 1000),
+}
+
+
 def wanted_bytes() -> int:
     """Bytes per side; CKPTDIFF_BENCH_BYTES says how many, 1 GB where it does not."""
     return int(float(os.environ.get("CKPTDIFF_BENCH_BYTES", "1e9")))
@@ -46,10 +62,10 @@ def default_folder(size: int) -> Path:
     return Path(folder) / f"ckptdiff-bench-{size}"
 
 
-def shapes(size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of at least ``size`` bytes of bf16."""
+def shapes(size: int, element_bytes: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of at least ``size`` bytes."""
     yield "model.embed_tokens.weight", (VOCABULARY, WIDTH)
-    written = 2 * VOCABULARY * WIDTH
+    written = element_bytes * VOCABULARY * WIDTH
     layer = 0
     while written < size:
         prefix = f"model.layers.{layer}"
@@ -64,11 +80,11 @@ def shapes(size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         ]
         for name, shape in parts:
             yield f"{prefix}.{name}.weight", shape
-            written += 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+            written += element_bytes * shape[0] * (shape[1] if len(shape) > 1 else 1)
         layer += 1
 
 
-def write(folder: Path, size: int) -> Pair:
+def write(folder: Path, size: int, dtype: str = "BF16") -> Pair:
     """Write the pair, unless it is there; a marker says that it is complete."""
     pair = Pair(folder / "a", folder / "b", folder / "copy")
     marker = folder / "complete"
@@ -81,6 +97,10 @@ def write(folder: Path, size: int) -> Pair:
     for side in pair:
         side.mkdir(parents=True)
     torch.manual_seed(20)
+    names = dtype.split("-")
+    (type_a, scale), (type_b, _) = (DTYPES[name] for name in (names[0], names[-1]))
+    torch_a, torch_b = getattr(torch, type_a), getattr(torch, type_b)
+    element_bytes = torch.empty(0, dtype=torch_a).element_size()
     weight_map: dict[str, str] = {}
     held_a: dict[str, torch.Tensor] = {}
     held_b: dict[str, torch.Tensor] = {}
@@ -97,16 +117,16 @@ def write(folder: Path, size: int) -> Pair:
         held_a.clear()
         held_b.clear()
 
-    for name, shape in shapes(size):
+    for name, shape in shapes(size, element_bytes):
         norm = len(shape) == 1
         base = torch.randn(shape) * 0.02 + (1.0 if norm else 0.0)
         update = torch.randn(shape) * (1e-3 if norm else 2e-5)
         if "embed" in name:
             update[torch.arange(shape[0]) % 8 != 0] = 0
-        before = base.to(torch.bfloat16)
+        before = (base * scale).to(torch_a)
         held_a[name] = before
-        held_b[name] = (before.float() + update).to(torch.bfloat16)
-        if sum(t.numel() * 2 for t in held_a.values()) >= SHARD_BYTES:
+        held_b[name] = (before.to(torch.float64) + update * scale).to(torch_b)
+        if sum(t.nbytes for t in held_a.values()) >= SHARD_BYTES:
             flush()
     if held_a:
         flush()
@@ -118,8 +138,8 @@ def write(folder: Path, size: int) -> Pair:
 
 
 def main() -> None:
-    folder, size = sys.argv[1:]
-    write(Path(folder), int(size))
+    folder, size, *dtype = sys.argv[1:]
+    write(Path(folder), int(size), *dtype)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""``python -m benches.table``: every tool on the same pair, in one run, as a Markdown table.
+"""``python -m benches.table``: every dtype, diff and stats, against what bounds them.
 
-It writes the pair first (2 x 1 GB; ``--bytes``), then runs each tool once per round, so that what
-else the machine does meets all of them, and prints the medians. The page cache is warm: round 0 is
-not counted. Each tool is a process of its own; its seconds leave out the imports, its peak RSS does
-not.
+For each dtype it writes a pair first (2 x 1 GB; ``--bytes``), then runs each tool once per round,
+so that what else the machine does meets all of them, and takes the medians. Round 0 warms the page
+cache and is not counted. Each tool is a process of its own; its seconds leave out the imports.
+
+The *ceiling* reads the same bytes with the same threads, windows and reads, and only XORs them: in
+place, from populated mappings, as ckptdiff does on a local file system; the *read ceiling* copies
+them into buffers by ``read``, which is what a program without mappings can reach. *cold* has the
+page cache dropped before every run, and a plain sequential direct read of the files to be held
+against.
 """
 
 from __future__ import annotations
@@ -13,41 +18,86 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from benches import tools
-from benches.pair import Pair, default_folder, wanted_bytes
+from benches.pair import DTYPES, Pair, default_folder, wanted_bytes
 
-CEILINGS = {2: "ceiling", 1: "ceiling, one side"}
-LOOPS = {2: "torch loop", 1: "torch loop, stats"}
+ROOT = Path(__file__).parents[1]
+COLD = ("BF16", "F32")
+
+#: What is shown -> the tools of its row: ckptdiff, ceiling, read ceiling, the loops, cmp.
+WORK: dict[str, tuple[str, str, str, str | None, str | None, str | None]] = {
+    "diff": ("ckptdiff diff", "ceiling", "read ceiling", "torch loop", "numpy loop", "cmp"),
+    "identical": ("ckptdiff identical", "ceiling", "read ceiling", None, None, "cmp"),
+    "diff, all extras": ("ckptdiff extras", "ceiling", "read ceiling", None, None, None),
+    "stats": (
+        "ckptdiff stats",
+        "ceiling, one side",
+        "read ceiling, one side",
+        "torch loop, stats",
+        "numpy loop, stats",
+        None,
+    ),
+}
 
 
-class Run(NamedTuple):
-    seconds: float
-    peak_rss: int
-
-
-def run_tool(name: str, folder: Path) -> Run:
-    """Run one tool as a process, which would inherit the peak of a parent that imports much."""
-    process = subprocess.Popen(
+def run_tool(name: str, folder: Path, threads: int) -> float | None:
+    """Seconds of one tool as a process, None where it cannot do that dtype."""
+    completed = subprocess.run(
         [sys.executable, "-m", "benches.tools", name, str(folder)],
-        cwd=Path(__file__).parents[1],
-        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=os.environ | {"CKPTDIFF_BENCH_THREADS": str(threads)},
+        capture_output=True,
         text=True,
+        check=False,
     )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{name} ended with status {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Run(json.loads(output)["seconds"], usage.ru_maxrss * unit)
+    if completed.returncode != 0:
+        if "loop" in name:
+            return None
+        raise SystemExit(f"{name} ended with status {completed.returncode}: {completed.stderr}")
+    return float(json.loads(completed.stdout)["seconds"])
+
+
+def drop_cache(pair: Pair) -> None:
+    """Have the kernel forget the pair's pages; they are on the disk, and nobody maps them."""
+    for side in pair:
+        for file in side.iterdir():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def medians(
+    names: list[str], folder: Path, threads: int, rounds: int, *, cold: bool = False
+) -> dict[str, float]:
+    """Median seconds of each tool; tools that cannot do it are left out."""
+    pair = pair_in(folder)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds if cold else rounds + 1):
+        for name in list(seconds):
+            if cold:
+                drop_cache(pair)
+            sys.stderr.write(f"{folder.name}, {threads} threads, round {number}: {name}\n")
+            taken = run_tool(name, folder, threads)
+            if taken is None:
+                del seconds[name]
+            elif cold or number:
+                seconds[name].append(taken)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def pair_in(folder: Path) -> Pair:
+    return Pair(folder / "a", folder / "b", folder / "copy")
+
+
+def bytes_of(side: Path) -> int:
+    return sum(file.stat().st_size for file in side.glob("*.safetensors"))
 
 
 def machine() -> str:
@@ -70,56 +120,92 @@ def machine() -> str:
     )
 
 
-def markdown(results: dict[str, list[Run]], bytes_per_side: int) -> list[str]:
-    medians = {
-        name: statistics.median(run.seconds for run in runs) for name, runs in results.items()
-    }
-    lines = [
-        "| tool | seconds | GB/s | of the ceiling | times the torch loop | peak RSS |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name, runs in results.items():
-        sides = tools.TOOLS[name][1]
-        seconds = medians[name]
-        peak = max(run.peak_rss for run in runs) / 1e6
-        of_ceiling = medians[CEILINGS[sides]] / seconds
-        speedup = medians[LOOPS[sides]] / seconds
-        lines.append(
-            f"| {name} | {seconds:.3f} | {sides * bytes_per_side / seconds / 1e9:.1f} "
-            f"| {of_ceiling:.2f} | {speedup:.1f} | {peak:,.0f} MB |"
+def warm_rows(
+    dtype: str, folder: Path, threads: int, rounds: int, *, loops: bool
+) -> Iterator[tuple[str, ...]]:
+    wanted: dict[str, None] = {}
+    for own, *others in WORK.values():
+        wanted[own] = None
+        for name in others:
+            if name is not None and (loops or ("loop" not in name and name != "cmp")):
+                wanted[name] = None
+    seconds = medians(list(wanted), folder, threads, rounds)
+    pair = pair_in(folder)
+    both = bytes_of(pair.a) + bytes_of(pair.b)
+    for work, (own, ceiling, read_ceiling, *others) in WORK.items():
+        size = bytes_of(pair.a) if "stats" in own else both
+        rate = size / seconds[own]
+        times = [
+            f"{seconds[name] / seconds[own]:.1f}" if name in seconds else "" for name in others
+        ]
+        yield (
+            dtype,
+            work,
+            str(threads),
+            f"{rate / 1e9:.1f}",
+            f"{size / seconds[ceiling] / 1e9:.1f}",
+            f"{seconds[ceiling] / seconds[own]:.2f}",
+            f"{size / seconds[read_ceiling] / 1e9:.1f}",
+            f"{seconds[read_ceiling] / seconds[own]:.2f}",
+            *times,
         )
-    return lines
+
+
+def cold_rows(dtype: str, folder: Path, rounds: int) -> Iterator[tuple[str, ...]]:
+    threads = os.cpu_count() or 1
+    seconds = medians(["ckptdiff diff", "direct"], folder, threads, rounds, cold=True)
+    pair = pair_in(folder)
+    both = bytes_of(pair.a) + bytes_of(pair.b)
+    yield (
+        dtype,
+        f"{both / seconds['ckptdiff diff'] / 1e9:.2f}",
+        f"{both / seconds['direct'] / 1e9:.2f}",
+        f"{seconds['direct'] / seconds['ckptdiff diff']:.2f}",
+    )
+
+
+def markdown(head: str, rows: list[tuple[str, ...]]) -> str:
+    columns = head.split(" | ")
+    lines = [f"| {head} |", "| " + " | ".join(["---"] * 2 + ["---:"] * (len(columns) - 2)) + " |"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bytes", type=float, default=wanted_bytes(), help="of one side")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where the pair is kept")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtypes", default=",".join([*DTYPES, "F32-BF16"]))
+    parser.add_argument("--folder", type=Path, help="where the pairs are kept")
     arguments = parser.parse_args()
     size = int(arguments.bytes)
-    folder = arguments.folder or default_folder(size)
-
     tools.build_ceiling()
-    sys.stderr.write(f"writing the pair to {folder}\n")
-    writer = [sys.executable, "-m", "benches.pair", str(folder), str(size)]
-    subprocess.run(writer, cwd=Path(__file__).parents[1], check=True)
-    pair = Pair(folder / "a", folder / "b", folder / "copy")
-    results: dict[str, list[Run]] = {name: [] for name in tools.TOOLS}
-    for number in range(arguments.rounds + 1):
-        for name, runs in results.items():
-            sys.stderr.write(f"round {number} of {arguments.rounds}: {name}\n")
-            run = run_tool(name, folder)
-            if number:
-                runs.append(run)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    sys.stderr.write(f"(this process: {own / 1e3:.0f} MB)\n")
+    cores = os.cpu_count() or 1
+    warm: list[tuple[str, ...]] = []
+    cold: list[tuple[str, ...]] = []
+    for dtype in arguments.dtypes.split(","):
+        folder = (arguments.folder or default_folder(size)) / dtype
+        sys.stderr.write(f"writing the pair to {folder}\n")
+        writer = [sys.executable, "-m", "benches.pair", str(folder), str(size), dtype]
+        subprocess.run(writer, cwd=ROOT, check=True)
+        warm += warm_rows(dtype, folder, cores, arguments.rounds, loops=True)
+        if cores > 1:
+            warm += warm_rows(dtype, folder, 1, arguments.rounds, loops=False)
+        if dtype in COLD:
+            cold += cold_rows(dtype, folder, arguments.rounds)
     sys.stdout.write(f"{machine()}\n\n")
     sys.stdout.write(
-        f"2 x {pair.bytes / 1e9:.2f} GB of bf16, {len(list(pair.a.glob('*.safetensors')))} shards, "
-        f"warm page cache, median of {arguments.rounds}\n\n"
+        f"2 x {size / 1e9:.1f} GB in shards of 0.4 GB, warm page cache, medians of "
+        f"{arguments.rounds}; GB/s, ratios, and how many times as long other ways take\n\n"
     )
-    sys.stdout.write("\n".join(markdown(results, pair.bytes)) + "\n")
+    head = (
+        "dtype | work | threads | GB/s | ceiling | ratio | read ceiling | ratio | torch loop "
+        "| numpy loop | cmp"
+    )
+    sys.stdout.write(markdown(head, warm))
+    if cold:
+        sys.stdout.write("\nCold page cache, all threads:\n\n")
+        sys.stdout.write(markdown("dtype | diff, GB/s | direct read, GB/s | ratio", cold))
 
 
 if __name__ == "__main__":

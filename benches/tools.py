@@ -18,7 +18,8 @@ from typing import Any
 
 from benches.pair import Pair
 
-THREADS = os.cpu_count() or 1
+#: How many threads those have that can be told.
+THREADS = int(os.environ.get("CKPTDIFF_BENCH_THREADS", os.cpu_count() or 1))
 
 
 def tensors(folder: Path, framework: str) -> Iterator[tuple[str, Any]]:
@@ -41,13 +42,29 @@ def pairs(pair: Pair, framework: str) -> Iterator[tuple[Any, Any]]:
 def ckptdiff_diff(pair: Pair) -> object:
     import ckptdiff
 
-    return ckptdiff.diff(pair.a, pair.b).total
+    return ckptdiff.diff(pair.a, pair.b, threads=THREADS).total
+
+
+def ckptdiff_identical(pair: Pair) -> object:
+    import ckptdiff
+
+    return ckptdiff.diff(pair.a, pair.copy, threads=THREADS).total
+
+
+def ckptdiff_extras(pair: Pair) -> object:
+    """With a histogram, five thresholds and a tolerance."""
+    import ckptdiff
+
+    thresholds = (0.0, 1e-8, 1e-6, 1e-5, 1e-4)
+    return ckptdiff.diff(
+        pair.a, pair.b, threads=THREADS, histogram=True, thresholds=thresholds, atol=1e-5, rtol=1e-3
+    ).total
 
 
 def ckptdiff_stats(pair: Pair) -> object:
     import ckptdiff
 
-    return ckptdiff.stats(pair.a).total
+    return ckptdiff.stats(pair.a, threads=THREADS).total
 
 
 def torch_diff(pair: Pair) -> object:
@@ -143,15 +160,38 @@ def cmp(pair: Pair) -> object:
     return None
 
 
-def ceiling(pair: Pair, *, sides: int = 2) -> float:
+def ceiling(pair: Pair, *, sides: int = 2, io: str = "mapped") -> float:
     """Seconds to read both sides and XOR them, as the engine reads; measured by itself."""
-    arguments = [str(THREADS), str(pair.a), str(pair.b)][: 1 + sides]
+    arguments = [io, str(THREADS), str(pair.a), str(pair.b)][: 2 + sides]
     run = subprocess.run([ceiling_binary(), *arguments], check=True, capture_output=True, text=True)
     return float(run.stdout.split()[1])
 
 
 def ceiling_one_side(pair: Pair) -> float:
     return ceiling(pair, sides=1)
+
+
+def read_ceiling(pair: Pair) -> float:
+    """The same with ``read`` into buffers, which is all that a program without mappings can do."""
+    return ceiling(pair, io="read")
+
+
+def read_ceiling_one_side(pair: Pair) -> float:
+    return ceiling(pair, sides=1, io="read")
+
+
+def direct(pair: Pair) -> object:
+    """A plain sequential read of both sides past the page cache, 4 MiB at a time."""
+    import mmap
+
+    buffer = mmap.mmap(-1, 4 << 20)
+    for side in (pair.a, pair.b):
+        for file in sorted(side.glob("*.safetensors")):
+            descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+            while os.readv(descriptor, [buffer]) == len(buffer):
+                pass
+            os.close(descriptor)
+    return None
 
 
 def ceiling_binary() -> Path:
@@ -176,10 +216,15 @@ TOOLS: dict[str, tuple[Callable[[Pair], object], int, tuple[str, ...]]] = {
     "numpy loop": (numpy_diff, 2, ("ml_dtypes", "numpy", "safetensors")),
     "cmp": (cmp, 2, ()),
     "ceiling": (ceiling, 2, ()),
+    "read ceiling": (read_ceiling, 2, ()),
+    "ckptdiff identical": (ckptdiff_identical, 2, ("ckptdiff",)),
+    "ckptdiff extras": (ckptdiff_extras, 2, ("ckptdiff",)),
+    "direct": (direct, 2, ()),
     "ckptdiff stats": (ckptdiff_stats, 1, ("ckptdiff",)),
     "torch loop, stats": (torch_stats, 1, ("torch", "safetensors")),
     "numpy loop, stats": (numpy_stats, 1, ("ml_dtypes", "numpy", "safetensors")),
     "ceiling, one side": (ceiling_one_side, 1, ()),
+    "read ceiling, one side": (read_ceiling_one_side, 1, ()),
 }
 
 
