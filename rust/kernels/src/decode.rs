@@ -103,6 +103,17 @@ impl Pass for DecodeWide<'_> {
                     *value = f64::from(i32::from_le_bytes(*code));
                 }
             }
+            // Rounded, where it does not fit.
+            DType::U64 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = u64::from_le_bytes(*code) as f64;
+                }
+            }
+            DType::I64 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = i64::from_le_bytes(*code) as f64;
+                }
+            }
             other => unreachable!("{other} is not wide"),
         }
     }

@@ -8,9 +8,15 @@
 //! of magnitudes, overflow makes it infinite, and underflow can only matter where a sum of
 //! squares is tiny. That saves a separate scan for all of these.
 
+mod integers;
+
+pub(crate) use integers::{
+    CompareIntegers, DiffIntegers, ExactInF64, SmallInteger, SquaresIntegers, position_of,
+};
+
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::runs::{NarrowRun, WideRun};
+use crate::runs::{NarrowRun, SingleRun, WideRun};
 use crate::simd::Simd;
 
 /// Sums of one block of pairs: `d = b - a`.
@@ -149,12 +155,12 @@ pub(crate) use rows;
 
 /// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
 /// or [`CountNarrow`].
-pub(crate) struct DiffNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct DiffNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: NarrowRun> Pass for DiffNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for DiffNarrow<A, B> {
     type Output = DiffSums;
 
     #[inline(always)]
@@ -211,10 +217,10 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
 
 /// Σ d, Σ|d|, Σ d², Σ a² and Σ d·a of a group, by lane.
 #[inline(always)]
-fn diff_group<S: Simd, R: NarrowRun>(
+fn diff_group<S: Simd, A: NarrowRun, B: NarrowRun>(
     simd: S,
-    a: R,
-    b: R,
+    a: A,
+    b: B,
     group: usize,
     max_abs: &mut S::F32,
 ) -> [S::F32; 5] {
@@ -228,10 +234,10 @@ fn diff_group<S: Simd, R: NarrowRun>(
 
 /// The same of a quarter of a group.
 #[inline(always)]
-fn diff_quarter<S: Simd, R: NarrowRun>(
+fn diff_quarter<S: Simd, A: NarrowRun, B: NarrowRun>(
     simd: S,
-    a: R,
-    b: R,
+    a: A,
+    b: B,
     group: usize,
     quarter: usize,
     max_abs: &mut S::F32,
@@ -261,15 +267,15 @@ pub(crate) fn four<S: Simd>(simd: S, [w, x, y, z]: [S::F32; 4]) -> S::F32 {
 }
 
 /// How many narrow pairs differ in value, and how many in sign.
-pub(crate) struct CountNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct CountNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
 /// Products of scaled factors cannot underflow to zero, and overflow keeps the sign.
 const SIGN_SCALE_F32: f32 = (1u128 << 100) as f32;
 
-impl<R: NarrowRun> Pass for CountNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for CountNarrow<A, B> {
     type Output = (u64, u64);
 
     #[inline(always)]
@@ -348,12 +354,12 @@ impl Pass for CompareCodes<'_> {
 
 /// Sums over wide pairs; both runs are of the same length. Counts are left to [`CompareCodes`] or
 /// [`CountWide`].
-pub(crate) struct DiffWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct DiffWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: WideRun> Pass for DiffWide<R> {
+impl<A: WideRun, B: WideRun> Pass for DiffWide<A, B> {
     type Output = DiffSums;
 
     #[inline(always)]
@@ -403,12 +409,12 @@ fn sum_lanes<S: Simd>(simd: S, lanes: S::F64) -> f64 {
 }
 
 /// Σ b² and Σ a·b of wide pairs.
-pub(crate) struct ProductsWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct ProductsWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: WideRun> Pass for ProductsWide<R> {
+impl<A: WideRun, B: WideRun> Pass for ProductsWide<A, B> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -426,15 +432,15 @@ impl<R: WideRun> Pass for ProductsWide<R> {
 }
 
 /// How many wide pairs differ in value, and how many in sign.
-pub(crate) struct CountWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct CountWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
 /// Like [`SIGN_SCALE_F32`]: 2^540.
 const SIGN_SCALE_F64: f64 = f64::from_bits((1023 + 540) << 52);
 
-impl<R: WideRun> Pass for CountWide<R> {
+impl<A: WideRun, B: WideRun> Pass for CountWide<A, B> {
     type Output = (u64, u64);
 
     #[inline(always)]
@@ -455,6 +461,89 @@ impl<R: WideRun> Pass for CountWide<R> {
         }
         let changed = (rows * 8) as u64 - simd.sum_counts64(unchanged);
         (changed, simd.sum_counts64(sign_flips))
+    }
+}
+
+/// The same of wide pairs that are exact in `f32`.
+pub(crate) struct CountSingle<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: SingleRun, B: SingleRun> Pass for CountSingle<A, B> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let zero = simd.splat_f32(0.0);
+        let scale = simd.splat_f32(SIGN_SCALE_F32);
+        let mut unchanged = simd.no_counts32();
+        let mut sign_flips = simd.no_counts32();
+        for row in 0..rows {
+            let (a, b) = (a.load_single(simd, row), b.load_single(simd, row));
+            unchanged = simd.count_equal_f32(unchanged, a, b);
+            let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
+            sign_flips = simd.count_less_f32(sign_flips, product, zero);
+        }
+        let changed = (rows * 8) as u64 - simd.sum_counts32(unchanged);
+        (changed, simd.sum_counts32(sign_flips))
+    }
+}
+
+/// How many pairs of complex numbers differ in value, and how many of their parts in sign.
+pub(crate) struct CountComplex<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: WideRun, B: WideRun> Pass for CountComplex<A, B> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let zero = simd.splat_f64(0.0);
+        let scale = simd.splat_f64(SIGN_SCALE_F64);
+        let mut unchanged = simd.no_counts64();
+        let mut sign_flips = simd.no_counts64();
+        for row in 0..rows {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
+            for (a, b) in a.into_iter().zip(b) {
+                unchanged = simd.count_equal_pairs_f64(unchanged, a, b);
+                let product = simd.mul_f64(simd.mul_f64(a, scale), simd.mul_f64(b, scale));
+                sign_flips = simd.count_less_f64(sign_flips, product, zero);
+            }
+        }
+        let changed = (rows * 8) as u64 - simd.sum_counts64(unchanged);
+        (changed / 2, simd.sum_counts64(sign_flips))
+    }
+}
+
+/// How many pairs of `WORDS · 8` bytes differ.
+pub(crate) struct CountBytes<'a, const WORDS: usize> {
+    pub(crate) a: &'a [u8],
+    pub(crate) b: &'a [u8],
+}
+
+impl<const WORDS: usize> Pass for CountBytes<'_, WORDS> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> u64 {
+        let a = self.a.as_chunks::<8>().0.as_chunks::<WORDS>().0;
+        let b = self.b.as_chunks::<8>().0.as_chunks::<WORDS>().0;
+        let mut differing = 0;
+        for (a, b) in a.iter().zip(b) {
+            let mut difference = 0;
+            for word in 0..WORDS {
+                difference |= u64::from_le_bytes(a[word]) ^ u64::from_le_bytes(b[word]);
+            }
+            differing += u64::from(difference != 0);
+        }
+        differing
     }
 }
 
@@ -524,12 +613,12 @@ fn square_group<S: Simd, R: NarrowRun>(simd: S, run: R, group: usize) -> S::F32 
 }
 
 /// Σ b² and Σ a·b of narrow pairs.
-pub(crate) struct ProductsNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct ProductsNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: NarrowRun> Pass for ProductsNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for ProductsNarrow<A, B> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -557,7 +646,12 @@ impl<R: NarrowRun> Pass for ProductsNarrow<R> {
 }
 
 #[inline(always)]
-fn product_group<S: Simd, R: NarrowRun>(simd: S, a: R, b: R, group: usize) -> [S::F32; 2] {
+fn product_group<S: Simd, A: NarrowRun, B: NarrowRun>(
+    simd: S,
+    a: A,
+    b: B,
+    group: usize,
+) -> [S::F32; 2] {
     let mut squares = [simd.splat_f32(0.0); 4];
     let mut products = squares;
     for quarter in 0..4 {
