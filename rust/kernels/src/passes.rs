@@ -492,33 +492,48 @@ impl<A: SingleRun, B: SingleRun> Pass for CountSingle<A, B> {
     }
 }
 
-/// How many pairs of complex numbers differ in value, and how many of their parts in sign.
+/// How many pairs of complex numbers differ in value.
 pub(crate) struct CountComplex<A, B> {
     pub(crate) a: A,
     pub(crate) b: B,
 }
 
 impl<A: WideRun, B: WideRun> Pass for CountComplex<A, B> {
-    type Output = (u64, u64);
+    type Output = u64;
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+    fn run<S: Simd>(self, simd: S) -> u64 {
         let Self { a, b } = self;
         let rows = a.rows().min(b.rows());
-        let zero = simd.splat_f64(0.0);
-        let scale = simd.splat_f64(SIGN_SCALE_F64);
         let mut unchanged = simd.no_counts64();
-        let mut sign_flips = simd.no_counts64();
         for row in 0..rows {
             let (a, b) = (a.load(simd, row), b.load(simd, row));
-            for (a, b) in a.into_iter().zip(b) {
-                unchanged = simd.count_equal_pairs_f64(unchanged, a, b);
-                let product = simd.mul_f64(simd.mul_f64(a, scale), simd.mul_f64(b, scale));
-                sign_flips = simd.count_less_f64(sign_flips, product, zero);
-            }
+            unchanged = simd.count_equal_pairs_f64(unchanged, a[0], b[0]);
+            unchanged = simd.count_equal_pairs_f64(unchanged, a[1], b[1]);
         }
-        let changed = (rows * 8) as u64 - simd.sum_counts64(unchanged);
-        (changed / 2, simd.sum_counts64(sign_flips))
+        rows as u64 * 4 - simd.sum_counts64(unchanged) / 2
+    }
+}
+
+/// The same, of floats that are exact in `f32`.
+pub(crate) struct CountComplexSingle<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: SingleRun, B: SingleRun> Pass for CountComplexSingle<A, B> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let mut unchanged = simd.no_counts64();
+        for row in 0..rows {
+            let (a, b) = (a.load_single(simd, row), b.load_single(simd, row));
+            unchanged = simd.count_equal_pairs_f32(unchanged, a, b);
+        }
+        rows as u64 * 4 - simd.sum_counts64(unchanged)
     }
 }
 
@@ -575,6 +590,29 @@ impl<A: NarrowRun, B: NarrowRun> Pass for GroupsWith<A, B> {
             groups |= u64::from(simd.any_counts32(found)) << group;
         }
         groups
+    }
+}
+
+/// The largest |b − a| of narrow values, in `f64`.
+pub(crate) struct LargestDifference<'a> {
+    pub(crate) a: &'a [f32; PADDING],
+    pub(crate) b: &'a [f32; PADDING],
+}
+
+impl Pass for LargestDifference<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut largest = simd.splat_f64(0.0);
+        for (a, b) in self.a.as_chunks().0.iter().zip(self.b.as_chunks().0) {
+            let a = simd.widen(simd.load_f32(a));
+            let b = simd.widen(simd.load_f32(b));
+            let d = rows!(simd.sub_f64(b, a));
+            largest = simd.max_f64(simd.abs_f64(d[0]), largest);
+            largest = simd.max_f64(simd.abs_f64(d[1]), largest);
+        }
+        simd.array_f64(largest).into_iter().fold(0.0, f64::max)
     }
 }
 

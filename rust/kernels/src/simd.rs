@@ -72,6 +72,13 @@ pub(crate) trait Simd: Copy {
         x: Self::F64,
         y: Self::F64,
     ) -> Self::Counts64;
+    /// Count the pairs of neighbouring lanes where `x == y` in both.
+    fn count_equal_pairs_f32(
+        self,
+        counts: Self::Counts64,
+        x: Self::F32,
+        y: Self::F32,
+    ) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
 
     /// Four `f64` codes.

@@ -14,10 +14,10 @@ use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
-    CodeComparison, CompareCodes, CompareIntegers, CountBytes, CountComplex, CountNarrow,
-    CountSingle, CountWide, DiffIntegers, DiffNarrow, DiffSums, DiffWide, ExactInF64, GroupsWith,
-    ProductsNarrow, ProductsWide, Range, Side, SmallInteger, SquaresIntegers, SquaresNarrow,
-    SquaresWide, position_of,
+    CodeComparison, CompareCodes, CompareIntegers, CountBytes, CountComplex, CountComplexSingle,
+    CountNarrow, CountSingle, CountWide, DiffIntegers, DiffNarrow, DiffSums, DiffWide, ExactInF64,
+    GroupsWith, LargestDifference, ProductsNarrow, ProductsWide, Range, Side, SmallInteger,
+    SquaresIntegers, SquaresNarrow, SquaresWide, position_of,
 };
 use crate::runs::{
     Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, I32Codes, I64Codes, U32Codes, U64Codes, Values,
@@ -172,17 +172,19 @@ impl Block<'_> {
         self.floats().next_multiple_of(PADDING)
     }
 
-    /// Decode both sides to `f32`.
-    fn narrow(&mut self) {
+    /// Decode a side to `f32`.
+    fn narrow(&mut self, side: Side) {
         let (count, padded) = (self.floats(), self.padded());
-        for (codes, out) in [(self.a, &mut *self.narrow_a), (self.b, &mut *self.narrow_b)] {
-            self.level.run(DecodeNarrow {
-                dtype: codes.dtype,
-                codes: codes.bytes,
-                out: &mut out[..count],
-            });
-            out[count..padded].fill(0.0);
-        }
+        let (codes, out) = match side {
+            Side::A => (self.a, &mut *self.narrow_a),
+            Side::B => (self.b, &mut *self.narrow_b),
+        };
+        self.level.run(DecodeNarrow {
+            dtype: codes.dtype,
+            codes: codes.bytes,
+            out: &mut out[..count],
+        });
+        out[count..padded].fill(0.0);
     }
 
     /// Decode both sides to `f64`; a real side gets imaginary parts of 0 beside a complex one.
@@ -233,6 +235,9 @@ impl Block<'_> {
             (squares, Range::WIDE)
         } else if dtype.domain() == Domain::Narrow {
             let runs = self.narrow_runs();
+            if runs == NarrowRuns::Decoded {
+                self.narrow(Side::A);
+            }
             let squares = with_narrow!(runs, self, a, _b => self.level.run(SquaresNarrow(a)));
             (squares, Range::NARROW)
         } else {
@@ -278,26 +283,19 @@ impl Block<'_> {
     }
 
     /// What narrow passes can load, with the same result whatever it is: codes, where blocks are of
-    /// whole groups and dtypes have a run, or what is decoded here.
-    fn narrow_runs(&mut self) -> NarrowRuns {
+    /// whole groups and dtypes have a run.
+    fn narrow_runs(&self) -> NarrowRuns {
         let (a, b) = (self.a.dtype, self.b.dtype);
-        let runs = if self.floats() != self.padded() {
-            NarrowRuns::Decoded
-        } else if a == b && self.level.loads_codes(a) {
-            NarrowRuns::Same
-        } else if !self.level.loads_codes(DType::F16) {
-            NarrowRuns::Decoded
-        } else {
-            match (a, b) {
-                (DType::BF16, DType::F16) => NarrowRuns::Bf16F16,
-                (DType::F16, DType::BF16) => NarrowRuns::F16Bf16,
-                _ => NarrowRuns::Decoded,
-            }
-        };
-        if runs == NarrowRuns::Decoded {
-            self.narrow();
+        if self.floats() != self.padded() {
+            return NarrowRuns::Decoded;
         }
-        runs
+        let halves = self.level.loads_codes(DType::F16);
+        match (a, b) {
+            _ if a == b && self.level.loads_codes(a) => NarrowRuns::Same,
+            (DType::BF16, DType::F16) if halves => NarrowRuns::Bf16F16,
+            (DType::F16, DType::BF16) if halves => NarrowRuns::F16Bf16,
+            _ => NarrowRuns::Decoded,
+        }
     }
 
     /// What wide passes can load, with the same result whatever it is.
@@ -323,6 +321,10 @@ impl Block<'_> {
 
     fn reduce_narrow(&mut self) -> bool {
         let runs = self.narrow_runs();
+        if runs == NarrowRuns::Decoded {
+            self.narrow(Side::A);
+            self.narrow(Side::B);
+        }
         let mut sums = with_narrow!(runs, self, a, b => {
             let mut sums = self.level.run(DiffNarrow { a, b });
             if !sums.derive_products() {
@@ -387,6 +389,16 @@ impl Block<'_> {
                     codes: &codes.bytes[start * width..(start + count) * width],
                     out: &mut values[..count],
                 });
+            }
+            for values in [&mut values_a, &mut values_b] {
+                values[count..].fill(0.0);
+            }
+            let largest = self.level.run(LargestDifference {
+                a: &values_a,
+                b: &values_b,
+            });
+            if !exceeds(largest, self.partial.max_abs.magnitude.to_f64()) {
+                continue;
             }
             for index in 0..count {
                 let (a, b) = (f64::from(values_a[index]), f64::from(values_b[index]));
@@ -453,15 +465,17 @@ impl Block<'_> {
                 (sums.changed, sums.sign_flips) = self.level.run(CountSingle { a, b });
             }};
         }
-        macro_rules! complex {
-            ($run:ident, $a:expr, $b:expr) => {{
-                let (a, b) = ($run::new($a), $run::new($b));
-                (sums.changed, sums.sign_flips) = self.level.run(CountComplex { a, b });
-            }};
-        }
         match (runs, self.components) {
-            (WideRuns::F32, 2) => complex!(F32Codes, codes_a, codes_b),
-            (WideRuns::F64, 2) => complex!(F64Codes, codes_a, codes_b),
+            (WideRuns::F32, 2) => {
+                let (a, b) = (F32Codes::new(codes_a), F32Codes::new(codes_b));
+                let changed = self.level.run(CountComplexSingle { a, b });
+                return self.compare_complex_into(changed, sums);
+            }
+            (WideRuns::F64, 2) => {
+                let (a, b) = (F64Codes::new(codes_a), F64Codes::new(codes_b));
+                let changed = self.level.run(CountComplex { a, b });
+                return self.compare_complex_into(changed, sums);
+            }
             (WideRuns::F32 | WideRuns::F64, _) => return self.compare_codes_into(sums),
             (WideRuns::I32 | WideRuns::U32 | WideRuns::I64 | WideRuns::U64, _) => {
                 let comparison = self.level.run(CompareIntegers {
@@ -477,12 +491,11 @@ impl Block<'_> {
             (WideRuns::F16F32, _) => singles!(F16Rows, F32Codes),
             (WideRuns::Decoded, components) => {
                 let padded = self.padded();
-                let (wide_a, wide_b) = (&self.wide_a[..padded], &self.wide_b[..padded]);
+                let a = Values::new(&self.wide_a[..padded]);
+                let b = Values::new(&self.wide_b[..padded]);
+                (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
                 if components == 2 {
-                    complex!(Values, wide_a, wide_b);
-                } else {
-                    let (a, b) = (Values::new(wide_a), Values::new(wide_b));
-                    (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
+                    sums.changed = self.level.run(CountComplex { a, b });
                 }
             }
         }
@@ -503,6 +516,27 @@ impl Block<'_> {
             a: self.a.bytes,
             b: self.b.bytes,
         });
+        self.fold_comparison(comparison, sums);
+    }
+
+    /// The same of complex numbers, the codes of whose parts are compared.
+    fn compare_complex_into(&mut self, changed: u64, sums: &mut DiffSums) {
+        let comparison = self.level.run(CompareCodes {
+            bytes: self.a.code_bytes(),
+            a: self.a.bytes,
+            b: self.b.bytes,
+        });
+        // Codes of parts differ wherever values do; where they differ nowhere else, elements do not.
+        let bits_changed = if comparison.bits_changed == comparison.changed {
+            changed
+        } else {
+            self.differing_elements()
+        };
+        let comparison = CodeComparison {
+            changed,
+            bits_changed,
+            ..comparison
+        };
         self.fold_comparison(comparison, sums);
     }
 
@@ -544,23 +578,21 @@ impl Block<'_> {
 
     /// The largest distance of codes, and how many elements' differ.
     fn code_distance(&self) -> (u64, u64) {
-        let (a, b) = (self.a.bytes, self.b.bytes);
+        let b = self.b.bytes;
         if self.components == 1 {
             return self.a.distance(self.level, b);
         }
-        let bytes = self.a.code_bytes();
-        let distance = if a.len().is_multiple_of(32) {
-            let comparison = self.level.run(CompareCodes { bytes, a, b });
-            comparison.max_ulp
-        } else {
-            self.a.distance(self.level, b).0
-        };
-        let differing = if bytes == 4 {
+        (self.a.distance(self.level, b).0, self.differing_elements())
+    }
+
+    /// How many complex numbers' codes differ.
+    fn differing_elements(&self) -> u64 {
+        let (a, b) = (self.a.bytes, self.b.bytes);
+        if self.a.code_bytes() == 4 {
             self.level.run(CountBytes::<1> { a, b })
         } else {
             self.level.run(CountBytes::<2> { a, b })
-        };
-        (distance, differing)
+        }
     }
 
     fn look_at_each_difference(&mut self) {

@@ -207,6 +207,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn count_equal_pairs_f32(self, counts: __m256i, x: __m256, y: __m256) -> __m256i {
+        avx2!({
+            let mask = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(x, y));
+            let both = _mm256_cmpeq_epi64(mask, _mm256_set1_epi64x(-1));
+            _mm256_sub_epi64(counts, both)
+        })
+    }
+
+    #[inline(always)]
     fn sum_counts64(self, counts: __m256i) -> u64 {
         let mut lanes = [0u64; 4];
         avx2!(_mm256_storeu_si256(lanes.as_mut_ptr().cast(), counts));

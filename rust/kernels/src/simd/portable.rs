@@ -190,6 +190,16 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn count_equal_pairs_f32(self, counts: [u64; 4], x: [f32; 8], y: [f32; 8]) -> [u64; 4] {
+        let mut counts = counts;
+        for (lane, count) in counts.iter_mut().enumerate() {
+            let both = (x[2 * lane] == y[2 * lane]) & (x[2 * lane + 1] == y[2 * lane + 1]);
+            *count += u64::from(both);
+        }
+        counts
+    }
+
+    #[inline(always)]
     fn sum_counts64(self, counts: [u64; 4]) -> u64 {
         counts.into_iter().sum()
     }
