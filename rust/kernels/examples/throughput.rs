@@ -1,6 +1,7 @@
 //! GB/s of the kernels on bytes that lie in the second-level cache, for each dtype and ISA level.
 //!
-//! `throughput [DTYPE...] [LEVEL...] [diff] [identical] [stats]`: where to look before and after touching a pass.
+//! `throughput [DTYPE...] [DTYPE:DTYPE...] [LEVEL...] [diff] [identical] [stats]`: where to look before
+//! and after touching a pass. Pairs of different dtypes are only diffed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,8 @@ const WORK: [&str; 3] = ["diff", "identical", "stats"];
 /// Bytes a side.
 const BYTES: usize = 64 << 10;
 
-/// Weights of about 0.02 and their update of about 0.0005, or any integers.
+/// Weights of about 0.02 and their update of about 0.0005, or integers of a hundred times that many
+/// of their smallest step.
 fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
     let mut state = 1u64;
     let mut random = || {
@@ -38,8 +40,14 @@ fn sides(dtype: DType) -> (Vec<u8>, Vec<u8>) {
                     let magnitude = ((half(value * 8.0) & 0x7fff) >> 7).saturating_sub(64) as u8;
                     side.push(magnitude & 0x7f | (half(value) >> 8) as u8 & 0x80);
                 }
-                DType::F32 => side.extend(value.to_le_bytes()),
-                DType::F64 => side.extend(f64::from(value).to_le_bytes()),
+                DType::F32 | DType::C64 => side.extend(value.to_le_bytes()),
+                DType::F64 | DType::C128 => side.extend(f64::from(value).to_le_bytes()),
+                DType::I16 => side.extend(((value * 1e5) as i16).to_le_bytes()),
+                DType::U16 => side.extend(((value.abs() * 1e5) as u16).to_le_bytes()),
+                DType::I32 => side.extend(((value * 1e9) as i32).to_le_bytes()),
+                DType::U32 => side.extend(((value.abs() * 1e9) as u32).to_le_bytes()),
+                DType::I64 => side.extend(((value * 1e9) as i64).to_le_bytes()),
+                DType::U64 => side.extend(((value.abs() * 1e9) as u64).to_le_bytes()),
                 _ => side.push((value * 1000.0) as i8 as u8 & 0x77),
             }
         }
@@ -75,22 +83,50 @@ fn selects(wanted: &[String], name: &str, is_of_kind: impl Fn(&str) -> bool) -> 
     of_kind.peek().is_none() || of_kind.any(|wanted| wanted == name)
 }
 
+/// The wanted levels of this machine.
+fn levels(wanted: &[String]) -> impl Iterator<Item = Level> {
+    let is_level = |name: &str| Level::named(name).is_some();
+    Level::available()
+        .into_iter()
+        .filter(move |level| selects(wanted, level.name(), is_level))
+}
+
+/// The dtypes of `A:B`.
+fn pair_of(name: &str) -> Option<(DType, DType)> {
+    let (a, b) = name.split_once(':')?;
+    Some((DType::from_name(a).ok()?, DType::from_name(b).ok()?))
+}
+
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     println!(
         "{:12} {:9} {:>7} {:>10} {:>7}",
         "dtype", "level", "diff", "identical", "stats"
     );
+    let pairs: Vec<(DType, DType)> = wanted.iter().filter_map(|name| pair_of(name)).collect();
+    for (dtype_a, dtype_b) in &pairs {
+        let (a, b) = (sides(*dtype_a).0, sides(*dtype_b).1);
+        let elements = BYTES / dtype_a.bits().max(dtype_b.bits()) as usize * 8;
+        let bytes = elements * (dtype_a.bits() + dtype_b.bits()) as usize / 8;
+        for level in levels(&wanted) {
+            let mut diff = DiffKernel::new(level, Arc::new(DiffOptions::default()));
+            let mut partial = DiffPartial::default();
+            let rate = gigabytes_per_second(bytes, true, || {
+                diff.accumulate((*dtype_a, &a), (*dtype_b, &b), elements, 0, &mut partial);
+            });
+            let names = format!("{dtype_a}:{dtype_b}");
+            println!("{names:12} {:9} {rate:7.2}", level.name());
+        }
+    }
+    let is_dtype = |name: &str| DType::from_name(name).is_ok();
     for dtype in DType::ALL {
-        if !selects(&wanted, dtype.name(), |name| DType::from_name(name).is_ok()) {
+        let only_pairs = !pairs.is_empty() && !wanted.iter().any(|name| is_dtype(name));
+        if only_pairs || !selects(&wanted, dtype.name(), is_dtype) {
             continue;
         }
         let (a, b) = sides(dtype);
         let elements = BYTES * 8 / dtype.bits() as usize / 1024 * 1024;
-        for level in Level::available() {
-            if !selects(&wanted, level.name(), |name| Level::named(name).is_some()) {
-                continue;
-            }
+        for level in levels(&wanted) {
             let mut diff = DiffKernel::new(level, Arc::new(DiffOptions::default()));
             let mut stats = StatsKernel::new(level, Arc::new(StatsOptions::default()));
             let wants = |what: &str| selects(&wanted, what, |name| WORK.contains(&name));

@@ -28,16 +28,35 @@ impl Pass for DecodeNarrow<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { dtype, codes, out } = self;
+        // Sixteen at a time by the instructions that a level has for it.
+        macro_rules! decode_rows {
+            ($load:ident, $code_bytes:literal, $decode:expr) => {{
+                let rows = codes.as_chunks::<{ 16 * $code_bytes }>().0;
+                let (out_rows, out_rest) = out.as_chunks_mut::<16>();
+                for (row, out) in rows.iter().zip(out_rows) {
+                    let [low, high] = simd.$load(row);
+                    let halves = out.as_chunks_mut().0;
+                    halves[0] = simd.array_f32(low);
+                    halves[1] = simd.array_f32(high);
+                }
+                let decoded = codes.len() / (16 * $code_bytes) * (16 * $code_bytes);
+                $decode(&codes[decoded..], out_rest);
+            }};
+        }
         match dtype {
             DType::Bool => decode_8(codes, out, |code| f32::from(u8::from(code != 0))),
             DType::U8 => decode_8(codes, out, f32::from),
             DType::I8 => decode_8(codes, out, |code| f32::from(code as i8)),
             DType::BF16 => decode_16(codes, out, |code| f32::from_bits(u32::from(code) << 16)),
-            DType::F16 => decode_16(codes, out, f16),
-            DType::F8E4M3 => decode_8(codes, out, f8_e4m3),
-            DType::F8E5M2 => decode_8(codes, out, f8_e5m2),
+            DType::F16 => decode_rows!(load_f16, 2, |codes, out| decode_16(codes, out, f16)),
+            DType::F8E4M3 => {
+                decode_rows!(load_f8_e4m3, 1, |codes, out| decode_8(codes, out, f8_e4m3));
+            }
+            DType::F8E5M2 => {
+                decode_rows!(load_f8_e5m2, 1, |codes, out| decode_8(codes, out, f8_e5m2));
+            }
             DType::F8E4M3Fnuz => decode_8(codes, out, |code| {
                 minifloat::<4, 3, 8, NEGATIVE_ZERO_IS_NAN>(u32::from(code))
             }),
@@ -103,6 +122,17 @@ impl Pass for DecodeWide<'_> {
                     *value = f64::from(i32::from_le_bytes(*code));
                 }
             }
+            // Rounded, where it does not fit.
+            DType::U64 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = u64::from_le_bytes(*code) as f64;
+                }
+            }
+            DType::I64 => {
+                for (value, code) in out.iter_mut().zip(codes.as_chunks().0) {
+                    *value = i64::from_le_bytes(*code) as f64;
+                }
+            }
             other => unreachable!("{other} is not wide"),
         }
     }
@@ -153,14 +183,36 @@ pub(crate) fn integer_at(dtype: DType, codes: &[u8], index: usize) -> i128 {
 /// Spread packed F4 or F6 codes to one a byte: element `i` lies at bits `[i·width, (i+1)·width)`,
 /// counted from the least significant bit of the first byte.
 pub(crate) fn unpack(dtype: DType, packed: &[u8], out: &mut [u8]) {
-    let width = dtype.bits() as usize;
-    let mask = (1u16 << width) - 1;
-    for (index, code) in out.iter_mut().enumerate() {
-        let bit = index * width;
-        let low = u16::from(packed[bit / 8]);
-        let high = packed.get(bit / 8 + 1).map_or(0, |byte| u16::from(*byte));
-        *code = (((high << 8 | low) >> (bit % 8)) & mask) as u8;
+    if dtype == DType::F4 {
+        let (pairs, last) = out.as_chunks_mut::<2>();
+        for ([low, high], byte) in pairs.iter_mut().zip(packed) {
+            (*low, *high) = (byte & 0xf, byte >> 4);
+        }
+        if let ([code], Some(byte)) = (last, packed.last()) {
+            *code = byte & 0xf;
+        }
+        return;
     }
+    let (groups, rest) = out.as_chunks_mut::<8>();
+    for (codes, bytes) in groups.iter_mut().zip(packed.as_chunks::<6>().0) {
+        let [a, b, c, d, e, f] = *bytes;
+        *codes = spread(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])).to_le_bytes();
+    }
+    let mut bytes = [0; 8];
+    let tail = &packed[groups.len() * 6..];
+    let length = tail.len().min(6);
+    bytes[..length].copy_from_slice(&tail[..length]);
+    let codes = spread(u64::from_le_bytes(bytes)).to_le_bytes();
+    let length = rest.len();
+    rest.copy_from_slice(&codes[..length]);
+}
+
+/// Eight codes of 6 bits to one a byte.
+#[inline(always)]
+fn spread(packed: u64) -> u64 {
+    let halves = packed & 0xff_ffff | (packed & 0xffff_ff00_0000) << 8;
+    let quarters = halves & 0xfff_0000_0fff | (halves & 0x00ff_f000_00ff_f000) << 4;
+    quarters & 0x003f_003f_003f_003f | (quarters & 0x0fc0_0fc0_0fc0_0fc0) << 2
 }
 
 #[inline(always)]

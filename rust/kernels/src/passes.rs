@@ -8,9 +8,15 @@
 //! of magnitudes, overflow makes it infinite, and underflow can only matter where a sum of
 //! squares is tiny. That saves a separate scan for all of these.
 
+mod integers;
+
+pub(crate) use integers::{
+    CompareIntegers, DiffIntegers, ExactInF64, SmallInteger, SquaresIntegers, position_of,
+};
+
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::runs::{NarrowRun, WideRun};
+use crate::runs::{NarrowRun, SingleRun, WideRun};
 use crate::simd::Simd;
 
 /// Vector by vector, `operation` of two rows.
@@ -185,12 +191,12 @@ pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
 
 /// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
 /// or [`CountNarrow`].
-pub(crate) struct DiffNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct DiffNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: NarrowRun> Pass for DiffNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for DiffNarrow<A, B> {
     type Output = DiffSums;
 
     #[inline(always)]
@@ -226,13 +232,13 @@ impl<R: NarrowRun> Pass for DiffNarrow<R> {
 }
 
 /// d, |d|, d², d·a and a² of narrow pairs; the largest |d| on the way.
-struct DiffTerms<S: Simd, R> {
-    a: R,
-    b: R,
+struct DiffTerms<S: Simd, A, B> {
+    a: A,
+    b: B,
     max_abs: S::F32,
 }
 
-impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, R> {
+impl<S: Simd, A: NarrowRun, B: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, A, B> {
     #[inline(always)]
     fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
         let a = self.a.load(simd, half, quarter);
@@ -252,15 +258,15 @@ impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, R> {
 }
 
 /// How many narrow pairs differ in value, and how many in sign.
-pub(crate) struct CountNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct CountNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
 /// Products of scaled factors cannot underflow to zero, and overflow keeps the sign.
 const SIGN_SCALE_F32: f32 = (1u128 << 100) as f32;
 
-impl<R: NarrowRun> Pass for CountNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for CountNarrow<A, B> {
     type Output = (u64, u64);
 
     #[inline(always)]
@@ -339,12 +345,12 @@ impl Pass for CompareCodes<'_> {
 
 /// Sums over wide pairs; both runs are of the same length. Counts are left to [`CompareCodes`] or
 /// [`CountWide`].
-pub(crate) struct DiffWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct DiffWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: WideRun> Pass for DiffWide<R> {
+impl<A: WideRun, B: WideRun> Pass for DiffWide<A, B> {
     type Output = DiffSums;
 
     #[inline(always)]
@@ -395,12 +401,12 @@ pub(crate) fn sum_lanes<S: Simd>(simd: S, lanes: S::F64) -> f64 {
 }
 
 /// Σ b² and Σ a·b of wide pairs.
-pub(crate) struct ProductsWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct ProductsWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: WideRun> Pass for ProductsWide<R> {
+impl<A: WideRun, B: WideRun> Pass for ProductsWide<A, B> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -418,15 +424,15 @@ impl<R: WideRun> Pass for ProductsWide<R> {
 }
 
 /// How many wide pairs differ in value, and how many in sign.
-pub(crate) struct CountWide<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct CountWide<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
 /// Like [`SIGN_SCALE_F32`]: 2^540.
 const SIGN_SCALE_F64: f64 = f64::from_bits((1023 + 540) << 52);
 
-impl<R: WideRun> Pass for CountWide<R> {
+impl<A: WideRun, B: WideRun> Pass for CountWide<A, B> {
     type Output = (u64, u64);
 
     #[inline(always)]
@@ -447,6 +453,104 @@ impl<R: WideRun> Pass for CountWide<R> {
         }
         let changed = (rows * 8) as u64 - simd.sum_counts64(unchanged);
         (changed, simd.sum_counts64(sign_flips))
+    }
+}
+
+/// The same of wide pairs that are exact in `f32`.
+pub(crate) struct CountSingle<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: SingleRun, B: SingleRun> Pass for CountSingle<A, B> {
+    type Output = (u64, u64);
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> (u64, u64) {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let zero = simd.splat_f32(0.0);
+        let scale = simd.splat_f32(SIGN_SCALE_F32);
+        let mut unchanged = simd.no_counts32();
+        let mut sign_flips = simd.no_counts32();
+        for row in 0..rows {
+            let (a, b) = (a.load_single(simd, row), b.load_single(simd, row));
+            unchanged = simd.count_equal_f32(unchanged, a, b);
+            let product = simd.mul_f32(simd.mul_f32(a, scale), simd.mul_f32(b, scale));
+            sign_flips = simd.count_less_f32(sign_flips, product, zero);
+        }
+        let changed = (rows * 8) as u64 - simd.sum_counts32(unchanged);
+        (changed, simd.sum_counts32(sign_flips))
+    }
+}
+
+/// How many pairs of complex numbers differ in value.
+pub(crate) struct CountComplex<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: WideRun, B: WideRun> Pass for CountComplex<A, B> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let mut unchanged = simd.no_counts64();
+        for row in 0..rows {
+            let (a, b) = (a.load(simd, row), b.load(simd, row));
+            unchanged = simd.count_equal_pairs_f64(unchanged, a[0], b[0]);
+            unchanged = simd.count_equal_pairs_f64(unchanged, a[1], b[1]);
+        }
+        rows as u64 * 4 - simd.sum_counts64(unchanged) / 2
+    }
+}
+
+/// The same, of floats that are exact in `f32`.
+pub(crate) struct CountComplexSingle<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
+}
+
+impl<A: SingleRun, B: SingleRun> Pass for CountComplexSingle<A, B> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let Self { a, b } = self;
+        let rows = a.rows().min(b.rows());
+        let mut unchanged = simd.no_counts64();
+        for row in 0..rows {
+            let (a, b) = (a.load_single(simd, row), b.load_single(simd, row));
+            unchanged = simd.count_equal_pairs_f32(unchanged, a, b);
+        }
+        rows as u64 * 4 - simd.sum_counts64(unchanged)
+    }
+}
+
+/// How many pairs of `WORDS · 8` bytes differ.
+pub(crate) struct CountBytes<'a, const WORDS: usize> {
+    pub(crate) a: &'a [u8],
+    pub(crate) b: &'a [u8],
+}
+
+impl<const WORDS: usize> Pass for CountBytes<'_, WORDS> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> u64 {
+        let a = self.a.as_chunks::<8>().0.as_chunks::<WORDS>().0;
+        let b = self.b.as_chunks::<8>().0.as_chunks::<WORDS>().0;
+        let mut differing = 0;
+        for (a, b) in a.iter().zip(b) {
+            let mut difference = 0;
+            for word in 0..WORDS {
+                difference |= u64::from_le_bytes(a[word]) ^ u64::from_le_bytes(b[word]);
+            }
+            differing += u64::from(difference != 0);
+        }
+        differing
     }
 }
 
@@ -481,6 +585,29 @@ impl<A: NarrowRun, B: NarrowRun> Pass for GroupsWith<A, B> {
     }
 }
 
+/// The largest |b − a| of narrow values, in `f64`.
+pub(crate) struct LargestDifference<'a> {
+    pub(crate) a: &'a [f32; PADDING],
+    pub(crate) b: &'a [f32; PADDING],
+}
+
+impl Pass for LargestDifference<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        let mut largest = simd.splat_f64(0.0);
+        for (a, b) in self.a.as_chunks().0.iter().zip(self.b.as_chunks().0) {
+            let a = simd.widen(simd.load_f32(a));
+            let b = simd.widen(simd.load_f32(b));
+            let d = rows!(simd.sub_f64(b, a));
+            largest = simd.max_f64(simd.abs_f64(d[0]), largest);
+            largest = simd.max_f64(simd.abs_f64(d[1]), largest);
+        }
+        simd.array_f64(largest).into_iter().fold(0.0, f64::max)
+    }
+}
+
 /// Σ x² of narrow values.
 pub(crate) struct SquaresNarrow<R>(pub(crate) R);
 
@@ -506,12 +633,12 @@ impl<S: Simd, R: NarrowRun> ShortTerms<S, 1> for SquareTerms<R> {
 }
 
 /// Σ b² and Σ a·b of narrow pairs.
-pub(crate) struct ProductsNarrow<R> {
-    pub(crate) a: R,
-    pub(crate) b: R,
+pub(crate) struct ProductsNarrow<A, B> {
+    pub(crate) a: A,
+    pub(crate) b: B,
 }
 
-impl<R: NarrowRun> Pass for ProductsNarrow<R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for ProductsNarrow<A, B> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -523,12 +650,12 @@ impl<R: NarrowRun> Pass for ProductsNarrow<R> {
     }
 }
 
-struct ProductTerms<R> {
-    a: R,
-    b: R,
+struct ProductTerms<A, B> {
+    a: A,
+    b: B,
 }
 
-impl<S: Simd, R: NarrowRun> ShortTerms<S, 2> for ProductTerms<R> {
+impl<S: Simd, A: NarrowRun, B: NarrowRun> ShortTerms<S, 2> for ProductTerms<A, B> {
     #[inline(always)]
     fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
         let a = self.a.load(simd, half, quarter);

@@ -162,46 +162,129 @@ impl WideRun for Values<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct F32Codes<'a>(&'a [[u8; 32]]);
 
-impl<'a> F32Codes<'a> {
-    pub(crate) fn new(codes: &'a [u8]) -> Self {
-        Self(codes.as_chunks().0)
+/// A run of which each row of eight values is exact in `f32`.
+pub(crate) trait SingleRun: WideRun {
+    /// The eight values of a row, in their order.
+    fn load_single<S: Simd>(self, simd: S, row: usize) -> S::F32;
+}
+
+impl SingleRun for F32Codes<'_> {
+    #[inline(always)]
+    fn load_single<S: Simd>(self, simd: S, row: usize) -> S::F32 {
+        simd.load_f32_bytes(&self.0[row])
     }
 }
 
-impl WideRun for F32Codes<'_> {
-    #[inline(always)]
-    fn rows(self) -> usize {
-        self.0.len()
-    }
+macro_rules! rows {
+    ($name:ident, $load:ident, $what:literal) => {
+        #[doc = $what]
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name<'a>(&'a [[u8; 16]]);
 
-    #[inline(always)]
-    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
-        simd.load_f32_codes(&self.0[row])
-    }
+        impl<'a> $name<'a> {
+            pub(crate) fn new(codes: &'a [u8]) -> Self {
+                Self(codes.as_chunks().0)
+            }
+        }
+
+        impl SingleRun for $name<'_> {
+            #[inline(always)]
+            fn load_single<S: Simd>(self, simd: S, row: usize) -> S::F32 {
+                simd.$load(&self.0[row])
+            }
+        }
+
+        impl WideRun for $name<'_> {
+            #[inline(always)]
+            fn rows(self) -> usize {
+                self.0.len()
+            }
+
+            #[inline(always)]
+            fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
+                simd.widen(self.load_single(simd, row))
+            }
+        }
+
+        impl NarrowRun for $name<'_> {
+            #[inline(always)]
+            fn halves(self) -> usize {
+                self.0.len() * 8 / HALF
+            }
+
+            #[inline(always)]
+            fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
+                let row = half * (HALF / 8) + 2 * quarter;
+                [self.load_single(simd, row), self.load_single(simd, row + 1)]
+            }
+        }
+    };
 }
+
+rows!(
+    Bf16Rows,
+    load_bf16_row,
+    "Codes of bfloat16 in their order, which those of other dtypes have."
+);
+rows!(
+    F16Rows,
+    load_f16_row,
+    "Codes of IEEE half precision in their order."
+);
+
+/// Codes of signed integers of 32 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct I32Codes<'a>(&'a [[u8; 32]]);
+
+/// Codes of unsigned integers of 32 bits.
+#[derive(Clone, Copy)]
+pub(crate) struct U32Codes<'a>(&'a [[u8; 32]]);
+
+/// Codes of signed integers of 64 bits, all of [-2^51, 2^51).
+#[derive(Clone, Copy)]
+pub(crate) struct I64Codes<'a>(&'a [[u8; 64]]);
+
+/// Codes of unsigned integers of 64 bits, all below 2^52.
+#[derive(Clone, Copy)]
+pub(crate) struct U64Codes<'a>(&'a [[u8; 64]]);
 
 /// Codes of `f64`.
 #[derive(Clone, Copy)]
 pub(crate) struct F64Codes<'a>(&'a [[u8; 64]]);
 
-impl<'a> F64Codes<'a> {
-    pub(crate) fn new(codes: &'a [u8]) -> Self {
-        Self(codes.as_chunks().0)
-    }
+/// A row is loaded at once, or in two halves.
+macro_rules! wide_codes {
+    ($name:ident, $simd:ident, $row:ident => $load:expr) => {
+        impl<'a> $name<'a> {
+            pub(crate) fn new(codes: &'a [u8]) -> Self {
+                Self(codes.as_chunks().0)
+            }
+        }
+
+        impl WideRun for $name<'_> {
+            #[inline(always)]
+            fn rows(self) -> usize {
+                self.0.len()
+            }
+
+            #[inline(always)]
+            fn load<S: Simd>(self, $simd: S, row: usize) -> [S::F64; 2] {
+                let $row = &self.0[row];
+                $load
+            }
+        }
+    };
+    ($name:ident, $load:ident, halves) => {
+        wide_codes!($name, simd, row => {
+            let halves = row.as_chunks::<32>().0;
+            [simd.$load(&halves[0]), simd.$load(&halves[1])]
+        });
+    };
 }
 
-impl WideRun for F64Codes<'_> {
-    #[inline(always)]
-    fn rows(self) -> usize {
-        self.0.len()
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
-        let halves = self.0[row].as_chunks::<32>().0;
-        [
-            simd.load_f64_bytes(&halves[0]),
-            simd.load_f64_bytes(&halves[1]),
-        ]
-    }
-}
+wide_codes!(F32Codes, simd, row => simd.load_f32_codes(row));
+wide_codes!(I32Codes, simd, row => simd.load_i32(row));
+wide_codes!(U32Codes, simd, row => simd.load_u32(row));
+wide_codes!(F64Codes, load_f64_bytes, halves);
+wide_codes!(I64Codes, load_i64, halves);
+wide_codes!(U64Codes, load_u64, halves);

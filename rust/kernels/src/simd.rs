@@ -65,6 +65,20 @@ pub(crate) trait Simd: Copy {
     fn count_less_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
     /// Count the lanes where `x == y`.
     fn count_equal_f64(self, counts: Self::Counts64, x: Self::F64, y: Self::F64) -> Self::Counts64;
+    /// Count the lanes where `x == y`, and in the other lane of its pair, too.
+    fn count_equal_pairs_f64(
+        self,
+        counts: Self::Counts64,
+        x: Self::F64,
+        y: Self::F64,
+    ) -> Self::Counts64;
+    /// Count the pairs of neighbouring lanes where `x == y` in both.
+    fn count_equal_pairs_f32(
+        self,
+        counts: Self::Counts64,
+        x: Self::F32,
+        y: Self::F32,
+    ) -> Self::Counts64;
     fn sum_counts64(self, counts: Self::Counts64) -> u64;
 
     /// Eight `f32` codes.
@@ -74,6 +88,17 @@ pub(crate) trait Simd: Copy {
 
     /// Eight `f32` codes, as `f64`.
     fn load_f32_codes(self, codes: &[u8; 32]) -> [Self::F64; 2];
+
+    fn load_bf16_row(self, codes: &[u8; 16]) -> Self::F32;
+    fn load_f16_row(self, codes: &[u8; 16]) -> Self::F32;
+
+    /// Eight 32-bit integers.
+    fn load_i32(self, codes: &[u8; 32]) -> [Self::F64; 2];
+    fn load_u32(self, codes: &[u8; 32]) -> [Self::F64; 2];
+    /// Four 64-bit integers of [-2^51, 2^51).
+    fn load_i64(self, codes: &[u8; 32]) -> Self::F64;
+    /// Four 64-bit integers below 2^52.
+    fn load_u64(self, codes: &[u8; 32]) -> Self::F64;
 
     // Sixteen narrow floats, in an order that is the same at every level.
 
@@ -92,6 +117,28 @@ pub(crate) trait Simd: Copy {
     fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Compare 4 pairs of 64-bit sign-magnitude codes.
     fn compare_codes_64(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    /// Compare 8 pairs of 32-bit integers in two's complement, once `flip` is flipped in them.
+    fn compare_integers_32(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u32,
+    );
+    /// Compare 4 pairs of 64-bit integers.
+    fn compare_integers_64(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u64,
+    );
+    /// Sums over pairs of 8-bit integers in two's complement, which the codes are once they are no
+    /// larger than `clip` and have `flip` flipped; a block at most.
+    fn diff_integers_8(self, a: &[[u8; 32]], b: &[[u8; 32]], clip: u8, flip: u8) -> IntegerSums;
+    /// The same of 16-bit integers.
+    fn diff_integers_16(self, a: &[[u8; 32]], b: &[[u8; 32]], flip: u16) -> IntegerSums;
+
     /// Count among 16 codes of 16 bits; 65535 times at most.
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     /// Count among 32 codes of 8 bits; 255 times at most.
@@ -133,6 +180,24 @@ pub(crate) struct CodeCounts<S: Simd> {
     pub(crate) same_value: S::Codes,
     /// Pairs of opposite signs, neither being zero.
     pub(crate) flipped: S::Codes,
+}
+
+/// Sums over pairs of small integers, all of them exact.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IntegerSums {
+    pub(crate) sum_a: i64,
+    pub(crate) sum_b: i64,
+    /// Σ|b − a|
+    pub(crate) absolute: i64,
+    pub(crate) squares_a: i64,
+    pub(crate) squares_b: i64,
+    pub(crate) dot_ab: i64,
+    /// The largest |b − a|.
+    pub(crate) farthest: u64,
+    pub(crate) same_code: u64,
+    pub(crate) same_value: u64,
+    /// Pairs of opposite signs, neither being zero.
+    pub(crate) flipped: u64,
 }
 
 /// Codes without sign that part sign-magnitude floats into classes.

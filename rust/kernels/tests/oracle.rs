@@ -46,12 +46,57 @@ fn format(dtype: DType) -> Option<(u32, u32, i32, bool, bool, bool)> {
     })
 }
 
-fn decode(dtype: DType, bytes: &[u8], index: usize) -> f64 {
-    let width = dtype.bits() as usize;
-    let code = (0..width).fold(0u64, |code, bit| {
+fn code_at(width: usize, bytes: &[u8], index: usize) -> u64 {
+    (0..width).fold(0u64, |code, bit| {
         let position = index * width + bit;
         code | u64::from(bytes[position / 8] >> (position % 8) & 1) << bit
-    });
+    })
+}
+
+/// What the parts of a complex number are.
+fn part(dtype: DType) -> DType {
+    match dtype {
+        DType::C64 => DType::F32,
+        DType::C128 => DType::F64,
+        real => real,
+    }
+}
+
+/// A part of an element, where the other side has `parts` of them.
+fn decode_part(dtype: DType, parts: usize, bytes: &[u8], index: usize) -> f64 {
+    if dtype.components() == parts {
+        decode(part(dtype), bytes, index)
+    } else if index.is_multiple_of(2) {
+        decode(dtype, bytes, index / 2)
+    } else {
+        0.0
+    }
+}
+
+/// How many representable values lie below a code's.
+fn steps(dtype: DType, bytes: &[u8], index: usize) -> i128 {
+    let width = part(dtype).bits() as usize;
+    let code = code_at(width, bytes, index);
+    match dtype {
+        DType::Bool => i128::from(code != 0),
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::F8E8M0 => i128::from(code),
+        DType::I8 => i128::from(code as i8),
+        DType::I16 => i128::from(code as i16),
+        DType::I32 => i128::from(code as i32),
+        DType::I64 => i128::from(code as i64),
+        _ => {
+            let magnitude = i128::from(code & ((1 << (width - 1)) - 1));
+            if code >> (width - 1) == 0 {
+                magnitude
+            } else {
+                -magnitude
+            }
+        }
+    }
+}
+
+fn decode(dtype: DType, bytes: &[u8], index: usize) -> f64 {
+    let code = code_at(dtype.bits() as usize, bytes, index);
     match dtype {
         DType::Bool => f64::from(u8::from(code != 0)),
         DType::U8 | DType::U16 | DType::U32 => code as f64,
@@ -105,9 +150,27 @@ fn judged() -> Vec<DType> {
         .collect()
 }
 
+/// Those and the complex ones.
+fn judged_with_complex() -> Vec<DType> {
+    let mut dtypes = judged();
+    dtypes.extend([DType::C64, DType::C128]);
+    dtypes
+}
+
 fn diff(level: Level, dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) -> DiffPartial {
+    diff_with(DiffOptions::default(), level, dtypes, a, b, count)
+}
+
+fn diff_with(
+    options: DiffOptions,
+    level: Level,
+    dtypes: (DType, DType),
+    a: &[u8],
+    b: &[u8],
+    count: usize,
+) -> DiffPartial {
     let mut partial = DiffPartial::default();
-    let mut kernel = DiffKernel::new(level, Arc::new(DiffOptions::default()));
+    let mut kernel = DiffKernel::new(level, Arc::new(options));
     kernel.accumulate((dtypes.0, a), (dtypes.1, b), count, 0, &mut partial);
     partial
 }
@@ -125,9 +188,19 @@ fn check_diff(dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) {
         );
     }
     let summary = partial.finish();
-    let pairs: Vec<(f64, f64)> = (0..count)
-        .map(|index| (decode(dtypes.0, a, index), decode(dtypes.1, b, index)))
+    let parts = dtypes.0.components().max(dtypes.1.components());
+    let pairs: Vec<(f64, f64)> = (0..count * parts)
+        .map(|index| {
+            (
+                decode_part(dtypes.0, parts, a, index),
+                decode_part(dtypes.1, parts, b, index),
+            )
+        })
         .collect();
+    let elements = |condition: &dyn Fn(f64, f64) -> bool| {
+        let element = |pairs: &&[(f64, f64)]| pairs.iter().any(|(a, b)| condition(*a, *b));
+        pairs.chunks(parts).filter(element).count() as u64
+    };
     let finite: Vec<(usize, f64, f64)> = pairs
         .iter()
         .enumerate()
@@ -139,7 +212,39 @@ fn check_diff(dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) {
         pairs.iter().filter(|(a, b)| condition(*a, *b)).count() as u64
     };
     assert_eq!(summary.finite, finite.len() as u64, "{context}");
-    assert_eq!(summary.changed, number(&|a, b| !equal(a, b)), "{context}");
+    assert_eq!(summary.changed, elements(&|a, b| !equal(a, b)), "{context}");
+    if dtypes.0 == dtypes.1 {
+        let width = part(dtypes.0).bits() as usize;
+        let same = |index: &usize| code_at(width, a, *index) == code_at(width, b, *index);
+        let differing = (0..count)
+            .filter(|element| !(element * parts..(element + 1) * parts).all(|index| same(&index)));
+        assert_eq!(summary.bits_changed, differing.count() as u64, "{context}");
+        let farthest = finite
+            .iter()
+            .map(|(index, ..)| steps(dtypes.0, a, *index).abs_diff(steps(dtypes.0, b, *index)))
+            .max();
+        let farthest = farthest.unwrap_or(0);
+        assert_eq!(u128::from(summary.max_ulp), farthest, "{context}");
+    }
+    let (atol, rtol, threshold) = (0.25, 0.01, 3.0);
+    let options = DiffOptions {
+        atol,
+        rtol,
+        thresholds: vec![threshold],
+        ..DiffOptions::default()
+    };
+    let tolerant = diff_with(options, Level::best(), dtypes, a, b, count);
+    let both = |a: f64, b: f64| a.is_finite() && b.is_finite();
+    assert_eq!(
+        tolerant.finish().out_of_tolerance,
+        elements(&|a, b| both(a, b) && (b - a).abs() > atol + rtol * a.abs()),
+        "{context}"
+    );
+    assert_eq!(
+        tolerant.above(0),
+        number(&|a, b| both(a, b) && (b - a).abs() > threshold),
+        "{context}"
+    );
     assert_eq!(summary.nan_a, number(&|a, _| a.is_nan()), "{context}");
     assert_eq!(summary.nan_b, number(&|_, b| b.is_nan()), "{context}");
     assert_eq!(summary.inf_a, number(&|a, _| a.is_infinite()), "{context}");
@@ -318,12 +423,12 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 fn weights(dtype: DType, seed: u64, count: usize) -> Vec<u8> {
     let mut bytes = noise(seed, count * dtype.bits() as usize / 8 + 8);
     let (top, keep) = match dtype {
-        DType::F64 => (0x3f, 0x80),
-        DType::F32 | DType::BF16 | DType::F16 => (0x3c, 0x83),
+        DType::F64 | DType::C128 => (0x3f, 0x80),
+        DType::F32 | DType::C64 | DType::BF16 | DType::F16 => (0x3c, 0x83),
         DType::F8E4M3 | DType::F8E4M3Fnuz | DType::F8E5M2 | DType::F8E5M2Fnuz => (0x20, 0x9f),
         _ => return bytes,
     };
-    let width = dtype.bits() as usize / 8;
+    let width = part(dtype).bits() as usize / 8;
     for code in bytes.chunks_exact_mut(width) {
         code[width - 1] = code[width - 1] & keep | top;
     }
@@ -332,10 +437,10 @@ fn weights(dtype: DType, seed: u64, count: usize) -> Vec<u8> {
 
 #[test]
 fn every_pair_of_dtypes_and_every_length() {
-    for dtype_a in judged() {
-        for dtype_b in judged() {
+    for dtype_a in judged_with_complex() {
+        for dtype_b in judged_with_complex() {
             for count in LENGTHS {
-                let (a, b) = (noise(1, 8 * count + 8), noise(2, 8 * count + 8));
+                let (a, b) = (noise(1, 16 * count + 8), noise(2, 16 * count + 8));
                 check_diff((dtype_a, dtype_b), &a, &b, count);
             }
         }
@@ -343,13 +448,194 @@ fn every_pair_of_dtypes_and_every_length() {
 }
 
 #[test]
+fn ordinary_weights_of_different_dtypes() {
+    let floats = [
+        DType::F16,
+        DType::BF16,
+        DType::F32,
+        DType::F64,
+        DType::C64,
+        DType::F8E4M3,
+    ];
+    for dtype_a in floats {
+        for dtype_b in floats {
+            for count in LENGTHS {
+                let (a, b) = (weights(dtype_a, 3, count), weights(dtype_b, 4, count));
+                check_diff((dtype_a, dtype_b), &a, &b, count);
+            }
+        }
+    }
+}
+
+/// An integer by its code, exactly.
+fn integer(dtype: DType, bytes: &[u8], index: usize) -> i128 {
+    steps(dtype, bytes, index)
+}
+
+fn check_integers(dtypes: (DType, DType), a: &[u8], b: &[u8], count: usize) {
+    let context = format!("{} against {}, {count} elements", dtypes.0, dtypes.1);
+    let partial = diff(Level::best(), dtypes, a, b, count);
+    for level in Level::available() {
+        let other = diff(level, dtypes, a, b, count);
+        assert_eq!(
+            format!("{other:?}"),
+            format!("{partial:?}"),
+            "{context}, {level:?}"
+        );
+    }
+    let summary = partial.finish();
+    let pairs: Vec<(i128, i128)> = (0..count)
+        .map(|index| (integer(dtypes.0, a, index), integer(dtypes.1, b, index)))
+        .collect();
+    let changed = pairs.iter().filter(|(a, b)| a != b).count() as u64;
+    let flips = pairs
+        .iter()
+        .filter(|(a, b)| a.signum() * b.signum() < 0)
+        .count() as u64;
+    assert_eq!(summary.finite, count as u64, "{context}");
+    assert_eq!(summary.changed, changed, "{context}");
+    assert_eq!(summary.sign_flips, flips, "{context}");
+    assert_eq!(summary.out_of_tolerance, changed, "{context}");
+    let farthest = pairs.iter().map(|(a, b)| (b - a).abs()).max().unwrap_or(0);
+    assert_eq!(summary.max_abs.to_integer(), farthest, "{context}");
+    if dtypes.0 == dtypes.1 {
+        assert_eq!(summary.bits_changed, changed, "{context}");
+        assert_eq!(i128::from(summary.max_ulp), farthest, "{context}");
+    }
+    if farthest > 0 {
+        let first = pairs.iter().position(|(a, b)| (b - a).abs() == farthest);
+        let first = first.expect("the largest is one of them");
+        assert_eq!(summary.max_abs_index, Some(first as u64), "{context}");
+        assert_eq!(summary.value_a.to_integer(), pairs[first].0, "{context}");
+        assert_eq!(summary.value_b.to_integer(), pairs[first].1, "{context}");
+    }
+    let sum = |value: &dyn Fn(i128, i128) -> f64| -> f64 {
+        pairs.iter().map(|(a, b)| value(*a, *b)).sum()
+    };
+    let square = |x: i128| (x as f64).powi(2);
+    let l2_a = sum(&|a, _| square(a)).sqrt();
+    let l2_b = sum(&|_, b| square(b)).sqrt();
+    let l2 = sum(&|a, b| square(b - a)).sqrt();
+    assert!(close(summary.l2_a, l2_a, 0.0), "{context}: l2_a");
+    assert!(close(summary.l2_b, l2_b, 0.0), "{context}: l2_b");
+    assert!(close(summary.l2, l2, 0.0), "{context}: l2");
+    if count > 0 {
+        let mean_abs = sum(&|a, b| (b - a).abs() as f64) / count as f64;
+        let mean_diff = pairs.iter().map(|(a, b)| b - a).sum::<i128>() as f64 / count as f64;
+        assert!(
+            close(summary.mean_abs, mean_abs, 0.0),
+            "{context}: mean_abs"
+        );
+        assert!(
+            close(summary.mean_diff, mean_diff, mean_abs),
+            "{context}: mean_diff"
+        );
+    }
+}
+
+#[test]
+fn integers_of_every_size() {
+    let dtypes = [
+        DType::Bool,
+        DType::I8,
+        DType::U16,
+        DType::I32,
+        DType::U32,
+        DType::I64,
+        DType::U64,
+    ];
+    for count in LENGTHS {
+        for dtype_a in dtypes {
+            for dtype_b in dtypes {
+                if dtype_a == DType::Bool && dtype_b == DType::Bool {
+                    continue; // Two bytes for true are different codes.
+                }
+                let (a, b) = (noise(6, 8 * count + 8), noise(7, 8 * count + 8));
+                check_integers((dtype_a, dtype_b), &a, &b, count);
+                check_integers((dtype_a, dtype_b), &a, &a, count);
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_at_the_ends_of_their_range() {
+    for (dtype, low, high) in [
+        (DType::I8, i128::from(i8::MIN), i128::from(i8::MAX)),
+        (DType::U8, 0, i128::from(u8::MAX)),
+        (DType::I16, i128::from(i16::MIN), i128::from(i16::MAX)),
+        (DType::U16, 0, i128::from(u16::MAX)),
+        (DType::I32, i128::from(i32::MIN), i128::from(i32::MAX)),
+        (DType::U32, 0, i128::from(u32::MAX)),
+        (DType::I64, i128::from(i64::MIN), i128::from(i64::MAX)),
+        (DType::U64, 0, i128::from(u64::MAX)),
+    ] {
+        let width = dtype.bits() as usize / 8;
+        let codes = |values: &[i128]| -> Vec<u8> {
+            let values = values.iter().cycle().take(BLOCK + 100);
+            values
+                .flat_map(|value| value.to_le_bytes()[..width].to_vec())
+                .collect()
+        };
+        for a in [
+            vec![low],
+            vec![high],
+            vec![low, high],
+            vec![0, low, high, 1],
+        ] {
+            for b in [vec![low], vec![high], vec![high, low], vec![1, 0, 0]] {
+                check_integers((dtype, dtype), &codes(&a), &codes(&b), BLOCK + 100);
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_of_64_bits_around_what_is_exact_in_f64() {
+    let count = BLOCK + 65;
+    for bits in [20, 50, 51, 52, 53, 54, 62, 63] {
+        // Blocks of small integers, and one at a time that is not so small.
+        for nudge in [-2i128, -1, 0, 1, 2] {
+            for sign in [1i128, -1] {
+                for at in [0, 63, BLOCK - 1, BLOCK, count - 1] {
+                    let value = sign * (1i128 << bits) + nudge;
+                    for (dtype, range) in [
+                        (DType::I64, i128::from(i64::MIN)..1 << 63),
+                        (DType::U64, 0..1 << 64),
+                    ] {
+                        if !range.contains(&value) {
+                            continue;
+                        }
+                        let mut values: Vec<i128> =
+                            (0..count).map(|index| index as i128 * 37 % 1009).collect();
+                        let codes = |values: &[i128]| -> Vec<u8> {
+                            let words = values.iter().map(|value| *value as u64);
+                            words.flat_map(u64::to_le_bytes).collect()
+                        };
+                        let a = codes(&values);
+                        values[at] = value;
+                        values[count / 2] += 1;
+                        let b = codes(&values);
+                        check_integers((dtype, dtype), &a, &b, count);
+                        check_integers((dtype, dtype), &b, &a, count);
+                        check_integers((dtype, dtype), &b, &b, count);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn ordinary_weights_take_the_fast_paths() {
-    for dtype in judged() {
+    for dtype in judged_with_complex() {
         for count in LENGTHS {
             let (a, b) = (weights(dtype, 3, count), weights(dtype, 4, count));
             check_diff((dtype, dtype), &a, &b, count);
             check_diff((dtype, dtype), &a, &a, count);
-            check_stats(dtype, &a, count);
+            if dtype.components() == 1 {
+                check_stats(dtype, &a, count);
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! One block of pairs on its way into the partial.
 //!
 //! Three paths, each the fallback of the one before: an *identical* block needs only a sum of
-//! squares, a *regular* one a pass in fixed lanes (narrow, then wide), and everything else (NaN,
-//! Inf, extreme magnitudes, complex numbers, 64-bit integers) goes element by element, in code
-//! that is slow and obvious.
+//! squares, a *regular* one a pass in fixed lanes (of integers, narrow or wide), and everything
+//! else (NaN, Inf, extreme magnitudes, 64-bit integers that `f64` does not hold) goes element by
+//! element, in code that is slow and obvious.
 
 use super::codes::Codes;
 use super::value::{Difference, Value};
@@ -14,10 +14,16 @@ use crate::dtype::{DType, Domain};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
-    CompareCodes, CountNarrow, CountWide, DiffNarrow, DiffSums, DiffWide, GroupsWith,
-    ProductsNarrow, ProductsWide, Range, Side, SquaresNarrow, SquaresWide,
+    CodeComparison, CompareCodes, CompareIntegers, CountBytes, CountComplex, CountComplexSingle,
+    CountNarrow, CountSingle, CountWide, DiffIntegers, DiffNarrow, DiffSums, DiffWide, ExactInF64,
+    GroupsWith, LargestDifference, ProductsNarrow, ProductsWide, Range, Side, SmallInteger,
+    SquaresIntegers, SquaresNarrow, SquaresWide, position_of,
 };
-use crate::runs::{Decoded, F32Codes, F64Codes, Values, with_codes};
+use crate::runs::NarrowRun;
+use crate::runs::{
+    Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, I32Codes, I64Codes, U32Codes, U64Codes, Values,
+    with_codes,
+};
 use crate::scaled::{Scaled, exponent_of, scale};
 
 /// The codes of both sides, scratch for their values, and where they stand in the tensor.
@@ -33,70 +39,130 @@ pub(super) struct Block<'a> {
     pub(super) difference: &'a mut [f64; BLOCK],
     pub(super) elements: usize,
     pub(super) components: usize,
+    /// Whether every value is exact in `f64`, where 64-bit integers leave that open.
+    pub(super) exact_in_f64: bool,
     /// The flat index of the first float.
     pub(super) first: u64,
     pub(super) partial: &'a mut DiffPartial,
 }
 
-/// `$body` with `$a` and `$b` bound to runs of narrow values: of the codes, or of what
-/// [`Block::narrow`] has decoded.
-macro_rules! with_narrow {
-    ($block:ident, $a:ident, $b:ident => $body:expr) => {
-        if $block.has_runs_of(Domain::Narrow) {
-            with_codes!($block.a.dtype, run => {
-                let ($a, $b) = (run($block.a.bytes), run($block.b.bytes));
-                $body
-            })
-        } else {
-            let padded = $block.padded();
-            let $a = Decoded::new(&$block.narrow_a[..padded]);
-            let $b = Decoded::new(&$block.narrow_b[..padded]);
-            $body
-        }
-    };
+/// What narrow passes load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NarrowRuns {
+    /// What [`Block::narrow`] has decoded.
+    Decoded,
+    /// Codes of the same dtype.
+    Same,
+    Bf16F16,
+    F16Bf16,
 }
 
-/// The same of wide values; what is not loaded from codes was decoded by [`Block::widen`].
+/// What wide passes load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WideRuns {
+    /// What [`Block::widen`] has decoded.
+    Decoded,
+    F32,
+    F64,
+    I32,
+    U32,
+    I64,
+    U64,
+    F32Bf16,
+    Bf16F32,
+    F32F16,
+    F16F32,
+}
+
+/// `$body` with `$a` and `$b` bound to these [`NarrowRuns`].
+macro_rules! with_narrow {
+    ($runs:expr, $block:ident, $a:ident, $b:ident => $body:expr) => {{
+        let (codes_a, codes_b) = ($block.a.bytes, $block.b.bytes);
+        match $runs {
+            NarrowRuns::Same => with_codes!($block.a.dtype, run => {
+                let ($a, $b) = (run(codes_a), run(codes_b));
+                $body
+            }),
+            NarrowRuns::Bf16F16 => {
+                let ($a, $b) = (Bf16Rows::new(codes_a), F16Rows::new(codes_b));
+                $body
+            }
+            NarrowRuns::F16Bf16 => {
+                let ($a, $b) = (F16Rows::new(codes_a), Bf16Rows::new(codes_b));
+                $body
+            }
+            NarrowRuns::Decoded => {
+                let padded = $block.padded();
+                let $a = Decoded::new(&$block.narrow_a[..padded]);
+                let $b = Decoded::new(&$block.narrow_b[..padded]);
+                $body
+            }
+        }
+    }};
+}
+
+/// `$body` with `$a` and `$b` bound to these [`WideRuns`].
 macro_rules! with_wide {
-    ($block:ident, $a:ident, $b:ident => $body:expr) => {
-        match $block.a.dtype {
-            DType::F32 if $block.has_runs_of(Domain::Wide) => {
-                let $a = F32Codes::new($block.a.bytes);
-                let $b = F32Codes::new($block.b.bytes);
+    ($runs:expr, $block:ident, $a:ident, $b:ident => $body:expr) => {{
+        macro_rules! of_codes {
+            ($run_a:ident, $run_b:ident) => {{
+                let ($a, $b) = ($run_a::new($block.a.bytes), $run_b::new($block.b.bytes));
                 $body
-            }
-            DType::F64 if $block.has_runs_of(Domain::Wide) => {
-                let $a = F64Codes::new($block.a.bytes);
-                let $b = F64Codes::new($block.b.bytes);
-                $body
-            }
-            _ => {
+            }};
+        }
+        match $runs {
+            WideRuns::F32 => of_codes!(F32Codes, F32Codes),
+            WideRuns::F64 => of_codes!(F64Codes, F64Codes),
+            WideRuns::I32 => of_codes!(I32Codes, I32Codes),
+            WideRuns::U32 => of_codes!(U32Codes, U32Codes),
+            WideRuns::I64 => of_codes!(I64Codes, I64Codes),
+            WideRuns::U64 => of_codes!(U64Codes, U64Codes),
+            WideRuns::F32Bf16 => of_codes!(F32Codes, Bf16Rows),
+            WideRuns::Bf16F32 => of_codes!(Bf16Rows, F32Codes),
+            WideRuns::F32F16 => of_codes!(F32Codes, F16Rows),
+            WideRuns::F16F32 => of_codes!(F16Rows, F32Codes),
+            WideRuns::Decoded => {
                 let padded = $block.padded();
                 let $a = Values::new(&$block.wide_a[..padded]);
                 let $b = Values::new(&$block.wide_b[..padded]);
                 $body
             }
         }
-    };
+    }};
 }
 
 impl Block<'_> {
     pub(super) fn reduce(&mut self) {
         let (a, b) = (self.a, self.b);
+        let identical = a.dtype == b.dtype && a.bytes == b.bytes;
+        if a.dtype == b.dtype
+            && let Some(of) = SmallInteger::of(a.dtype)
+        {
+            if identical {
+                self.reduce_identical();
+            } else {
+                self.reduce_small_integers(of);
+            }
+            return;
+        }
         let domain = a.dtype.domain().max(b.dtype.domain());
         if domain == Domain::Integer {
+            self.exact_in_f64 = self.components == 1
+                && [a, b].into_iter().all(|side| {
+                    self.level.run(ExactInF64 {
+                        dtype: side.dtype,
+                        codes: side.bytes,
+                    })
+                });
+        }
+        let reduced = (identical && self.reduce_identical())
+            || (domain == Domain::Narrow && self.reduce_narrow())
+            || (domain == Domain::Wide && self.reduce_short())
+            || ((domain != Domain::Integer || self.exact_in_f64) && self.reduce_wide());
+        if !reduced && domain == Domain::Integer {
             self.reduce_with_integers();
-        } else if self.components > 1 {
-            self.widen();
+        } else if !reduced {
             self.reduce_floats_singly();
-        } else {
-            let reduced = (a.dtype == b.dtype && a.bytes == b.bytes && self.reduce_identical())
-                || (domain == Domain::Narrow && self.reduce_narrow())
-                || (a.dtype == DType::F32 && b.dtype == DType::F32 && self.reduce_short())
-                || self.reduce_wide();
-            if !reduced {
-                self.reduce_floats_singly();
-            }
         }
     }
 
@@ -108,17 +174,19 @@ impl Block<'_> {
         self.floats().next_multiple_of(PADDING)
     }
 
-    /// Decode both sides to `f32`.
-    fn narrow(&mut self) {
+    /// Decode a side to `f32`.
+    fn narrow(&mut self, side: Side) {
         let (count, padded) = (self.floats(), self.padded());
-        for (codes, out) in [(self.a, &mut *self.narrow_a), (self.b, &mut *self.narrow_b)] {
-            self.level.run(DecodeNarrow {
-                dtype: codes.dtype,
-                codes: codes.bytes,
-                out: &mut out[..count],
-            });
-            out[count..padded].fill(0.0);
-        }
+        let (codes, out) = match side {
+            Side::A => (self.a, &mut *self.narrow_a),
+            Side::B => (self.b, &mut *self.narrow_b),
+        };
+        self.level.run(DecodeNarrow {
+            dtype: codes.dtype,
+            codes: codes.bytes,
+            out: &mut out[..count],
+        });
+        out[count..padded].fill(0.0);
     }
 
     /// Decode both sides to `f64`; a real side gets imaginary parts of 0 beside a complex one.
@@ -142,16 +210,11 @@ impl Block<'_> {
                         out: &mut out[..own],
                     });
                 }
-                Domain::Wide => self.level.run(DecodeWide {
+                Domain::Wide | Domain::Integer => self.level.run(DecodeWide {
                     dtype: codes.dtype,
                     codes: codes.bytes,
                     out: &mut out[..own],
                 }),
-                Domain::Integer => {
-                    for (index, value) in out[..own].iter_mut().enumerate() {
-                        *value = integer_at(codes.dtype, codes.bytes, index) as f64;
-                    }
-                }
             }
             if own < count {
                 for index in (0..own).rev() {
@@ -165,20 +228,31 @@ impl Block<'_> {
 
     /// A block whose bytes are the same on both sides.
     fn reduce_identical(&mut self) -> bool {
-        let (squares, range) = if self.a.dtype.domain() == Domain::Narrow {
-            if !self.has_runs_of(Domain::Narrow) {
-                self.narrow();
+        let dtype = self.a.dtype;
+        let (squares, range) = if SmallInteger::of(dtype).is_some() {
+            let squares = self.level.run(SquaresIntegers {
+                of: dtype,
+                codes: self.a.bytes,
+            });
+            (squares, Range::WIDE)
+        } else if dtype.domain() == Domain::Narrow {
+            let runs = self.narrow_runs();
+            if runs == NarrowRuns::Decoded {
+                self.narrow(Side::A);
             }
-            let squares = with_narrow!(self, a, _b => self.level.run(SquaresNarrow(a)));
+            let squares = with_narrow!(runs, self, a, _b => self.level.run(SquaresNarrow(a)));
             (squares, Range::NARROW)
         } else {
-            if !self.has_runs_of(Domain::Wide) {
+            let runs = self.wide_runs();
+            if runs == WideRuns::Decoded {
                 self.widen();
             }
-            let squares = with_wide!(self, a, _b => self.level.run(SquaresWide(a)));
+            let squares = with_wide!(runs, self, a, _b => self.level.run(SquaresWide(a)));
             (squares, Range::WIDE)
         };
-        if !(range.has(squares) || (squares == 0.0 && self.a.all_zero())) {
+        // No square of an integer vanishes.
+        let all_zero = || dtype.is_integer() || self.a.all_zero();
+        if !(range.has(squares) || (squares == 0.0 && all_zero())) {
             return false;
         }
         let count = self.floats() as u64;
@@ -192,21 +266,68 @@ impl Block<'_> {
         true
     }
 
-    /// Whether passes of that domain can load the codes themselves, of both sides: the same
-    /// dtype, one that has a run, and whole groups.
-    fn has_runs_of(&self, domain: Domain) -> bool {
-        self.a.dtype == self.b.dtype
-            && self.a.dtype.domain() == domain
-            && self.level.loads_codes(self.a.dtype)
-            && self.floats() == self.padded()
+    /// Integers of 8 or 16 bits on both sides.
+    fn reduce_small_integers(&mut self, of: SmallInteger) {
+        let (dtype, a, b) = (self.a.dtype, self.a.bytes, self.b.bytes);
+        let (sums, comparison) = self.level.run(DiffIntegers { of, a, b });
+        self.partial.max_ulp = self.partial.max_ulp.max(comparison.max_ulp);
+        self.partial.bits_changed += comparison.bits_changed;
+        if exceeds(sums.max_abs, self.partial.max_abs.magnitude.to_f64())
+            && let Some((position, a, b)) =
+                position_of(comparison.max_ulp, dtype, a, b, self.elements)
+        {
+            self.record(sums.max_abs, a as f64, b as f64, position);
+        }
+        if self.options.wants_each_difference() {
+            self.widen();
+        }
+        self.fold(&sums);
+    }
+
+    /// What narrow passes can load, with the same result whatever it is: codes, where blocks are of
+    /// whole groups and dtypes have a run.
+    fn narrow_runs(&self) -> NarrowRuns {
+        let (a, b) = (self.a.dtype, self.b.dtype);
+        if self.floats() != self.padded() {
+            return NarrowRuns::Decoded;
+        }
+        let halves = self.level.loads_codes(DType::F16);
+        match (a, b) {
+            _ if a == b && self.level.loads_codes(a) => NarrowRuns::Same,
+            (DType::BF16, DType::F16) if halves => NarrowRuns::Bf16F16,
+            (DType::F16, DType::BF16) if halves => NarrowRuns::F16Bf16,
+            _ => NarrowRuns::Decoded,
+        }
+    }
+
+    /// What wide passes can load, with the same result whatever it is.
+    fn wide_runs(&self) -> WideRuns {
+        if self.floats() != self.padded() {
+            return WideRuns::Decoded;
+        }
+        let halves = self.level.loads_codes(DType::F16);
+        match (self.a.dtype, self.b.dtype) {
+            (DType::F32, DType::F32) | (DType::C64, DType::C64) => WideRuns::F32,
+            (DType::F64, DType::F64) | (DType::C128, DType::C128) => WideRuns::F64,
+            (DType::I32, DType::I32) => WideRuns::I32,
+            (DType::U32, DType::U32) => WideRuns::U32,
+            (DType::I64, DType::I64) if self.exact_in_f64 => WideRuns::I64,
+            (DType::U64, DType::U64) if self.exact_in_f64 => WideRuns::U64,
+            (DType::F32, DType::BF16) => WideRuns::F32Bf16,
+            (DType::BF16, DType::F32) => WideRuns::Bf16F32,
+            (DType::F32, DType::F16) if halves => WideRuns::F32F16,
+            (DType::F16, DType::F32) if halves => WideRuns::F16F32,
+            _ => WideRuns::Decoded,
+        }
     }
 
     fn reduce_narrow(&mut self) -> bool {
-        let of_codes = self.has_runs_of(Domain::Narrow);
-        if !of_codes {
-            self.narrow();
+        let runs = self.narrow_runs();
+        if runs == NarrowRuns::Decoded {
+            self.narrow(Side::A);
+            self.narrow(Side::B);
         }
-        let mut sums = with_narrow!(self, a, b => {
+        let mut sums = with_narrow!(runs, self, a, b => {
             let mut sums = self.level.run(DiffNarrow { a, b });
             if !sums.derive_products() {
                 (sums.squares_b, sums.dot_ab) = self.level.run(ProductsNarrow { a, b });
@@ -216,35 +337,55 @@ impl Block<'_> {
         if !self.is_harmless(&sums, Range::NARROW) {
             return false;
         }
-        if of_codes {
+        if runs == NarrowRuns::Same {
             self.compare_codes_into(&mut sums);
         } else {
             (sums.changed, sums.sign_flips) =
-                with_narrow!(self, a, b => self.level.run(CountNarrow { a, b }));
-            self.fold_codes(sums.changed);
+                with_narrow!(runs, self, a, b => self.level.run(CountNarrow { a, b }));
+            self.fold_codes();
         }
         if self.may_exceed(sums.max_abs) {
             let magnitude = sums.max_abs as f32;
-            let groups = with_narrow!(self, a, b => self.level.run(GroupsWith { a, b, magnitude }));
+            let groups =
+                with_narrow!(runs, self, a, b => self.level.run(GroupsWith { a, b, magnitude }));
             self.record_from(groups);
         }
         self.fold_short(&sums);
         true
     }
 
-    /// A block of F32 with the arithmetic of narrow ones. A product of 24 bits is rounded, so this
-    /// will not do where roundings add up, in data that repeat, nor where a cosine would show them,
-    /// in sides that are far apart.
+    /// A block with F32 on a side, and what `f32` holds on the other, with the arithmetic of narrow
+    /// ones. A product of 24 bits is rounded, so this will not do where roundings add up, in data
+    /// that repeat, nor where a cosine would show them, in sides that are far apart.
     fn reduce_short(&mut self) -> bool {
-        if !self.has_runs_of(Domain::Wide) {
+        macro_rules! reduce {
+            ($a:ident, $b:ident) => {
+                self.reduce_short_runs($a::new(self.a.bytes), $b::new(self.b.bytes))
+            };
+        }
+        if self.components > 1 {
             return false;
         }
-        let (a, b) = (F32Codes::new(self.a.bytes), F32Codes::new(self.b.bytes));
+        match self.wide_runs() {
+            WideRuns::F32 => reduce!(F32Codes, F32Codes),
+            WideRuns::F32Bf16 => reduce!(F32Codes, Bf16Rows),
+            WideRuns::Bf16F32 => reduce!(Bf16Rows, F32Codes),
+            WideRuns::F32F16 => reduce!(F32Codes, F16Rows),
+            WideRuns::F16F32 => reduce!(F16Rows, F32Codes),
+            _ => false,
+        }
+    }
+
+    fn reduce_short_runs<A: NarrowRun, B: NarrowRun>(&mut self, a: A, b: B) -> bool {
         let mut sums = self.level.run(DiffNarrow { a, b });
         if sums.repeating || !sums.derive_products() || !self.is_harmless(&sums, Range::NARROW) {
             return false;
         }
-        self.compare_codes_into(&mut sums);
+        if self.a.dtype == self.b.dtype {
+            self.compare_codes_into(&mut sums);
+        } else {
+            (sums.changed, sums.sign_flips) = self.level.run(CountNarrow { a, b });
+        }
         if self.may_exceed(sums.max_abs) {
             let magnitude = sums.max_abs as f32;
             let groups = self.level.run(GroupsWith { a, b, magnitude });
@@ -303,6 +444,16 @@ impl Block<'_> {
                     });
                 }
             }
+            for values in [&mut values_a, &mut values_b] {
+                values[count..].fill(0.0);
+            }
+            let largest = self.level.run(LargestDifference {
+                a: &values_a,
+                b: &values_b,
+            });
+            if !exceeds(largest, self.partial.max_abs.magnitude.to_f64()) {
+                continue;
+            }
             for index in 0..count {
                 let (a, b) = (f64::from(values_a[index]), f64::from(values_b[index]));
                 self.record((b - a).abs(), a, b, start + index);
@@ -324,11 +475,12 @@ impl Block<'_> {
     }
 
     fn reduce_wide(&mut self) -> bool {
-        let of_codes = self.has_runs_of(Domain::Wide);
+        let runs = self.wide_runs();
+        let of_codes = runs != WideRuns::Decoded;
         if !of_codes {
             self.widen();
         }
-        let mut sums = with_wide!(self, a, b => {
+        let mut sums = with_wide!(runs, self, a, b => {
             let mut sums = self.level.run(DiffWide { a, b });
             if !sums.derive_products() {
                 (sums.squares_b, sums.dot_ab) = self.level.run(ProductsWide { a, b });
@@ -341,13 +493,7 @@ impl Block<'_> {
             }
             return false;
         }
-        if of_codes {
-            self.compare_codes_into(&mut sums);
-        } else {
-            (sums.changed, sums.sign_flips) =
-                with_wide!(self, a, b => self.level.run(CountWide { a, b }));
-            self.fold_codes(sums.changed);
-        }
+        self.count_wide(runs, &mut sums);
         let exceeds = exceeds(sums.max_abs, self.partial.max_abs.magnitude.to_f64());
         if of_codes && (exceeds || self.options.wants_each_difference()) {
             self.widen();
@@ -364,10 +510,56 @@ impl Block<'_> {
         true
     }
 
+    /// Counts of a harmless block.
+    fn count_wide(&mut self, runs: WideRuns, sums: &mut DiffSums) {
+        let (codes_a, codes_b) = (self.a.bytes, self.b.bytes);
+        macro_rules! singles {
+            ($run_a:ident, $run_b:ident) => {{
+                let (a, b) = ($run_a::new(codes_a), $run_b::new(codes_b));
+                (sums.changed, sums.sign_flips) = self.level.run(CountSingle { a, b });
+            }};
+        }
+        match (runs, self.components) {
+            (WideRuns::F32, 2) => {
+                let (a, b) = (F32Codes::new(codes_a), F32Codes::new(codes_b));
+                let changed = self.level.run(CountComplexSingle { a, b });
+                return self.compare_complex_into(changed, sums);
+            }
+            (WideRuns::F64, 2) => {
+                let (a, b) = (F64Codes::new(codes_a), F64Codes::new(codes_b));
+                let changed = self.level.run(CountComplex { a, b });
+                return self.compare_complex_into(changed, sums);
+            }
+            (WideRuns::F32 | WideRuns::F64, _) => return self.compare_codes_into(sums),
+            (WideRuns::I32 | WideRuns::U32 | WideRuns::I64 | WideRuns::U64, _) => {
+                let comparison = self.level.run(CompareIntegers {
+                    dtype: self.a.dtype,
+                    a: codes_a,
+                    b: codes_b,
+                });
+                return self.fold_comparison(comparison, sums);
+            }
+            (WideRuns::F32Bf16, _) => singles!(F32Codes, Bf16Rows),
+            (WideRuns::Bf16F32, _) => singles!(Bf16Rows, F32Codes),
+            (WideRuns::F32F16, _) => singles!(F32Codes, F16Rows),
+            (WideRuns::F16F32, _) => singles!(F16Rows, F32Codes),
+            (WideRuns::Decoded, components) => {
+                let padded = self.padded();
+                let a = Values::new(&self.wide_a[..padded]);
+                let b = Values::new(&self.wide_b[..padded]);
+                (sums.changed, sums.sign_flips) = self.level.run(CountWide { a, b });
+                if components == 2 {
+                    sums.changed = self.level.run(CountComplex { a, b });
+                }
+            }
+        }
+        self.fold_codes();
+    }
+
     fn is_harmless(&self, sums: &DiffSums, range: Range) -> bool {
         sums.harmless(range, |side| match side {
-            Side::A => self.a.all_zero(),
-            Side::B => self.b.all_zero(),
+            Side::A => self.a.dtype.is_integer() || self.a.all_zero(),
+            Side::B => self.b.dtype.is_integer() || self.b.all_zero(),
         })
     }
 
@@ -378,6 +570,31 @@ impl Block<'_> {
             a: self.a.bytes,
             b: self.b.bytes,
         });
+        self.fold_comparison(comparison, sums);
+    }
+
+    /// The same of complex numbers, the codes of whose parts are compared.
+    fn compare_complex_into(&mut self, changed: u64, sums: &mut DiffSums) {
+        let comparison = self.level.run(CompareCodes {
+            bytes: self.a.code_bytes(),
+            a: self.a.bytes,
+            b: self.b.bytes,
+        });
+        // Codes of parts differ wherever values do; where they differ nowhere else, elements do not.
+        let bits_changed = if comparison.bits_changed == comparison.changed {
+            changed
+        } else {
+            self.differing_elements()
+        };
+        let comparison = CodeComparison {
+            changed,
+            bits_changed,
+            ..comparison
+        };
+        self.fold_comparison(comparison, sums);
+    }
+
+    fn fold_comparison(&mut self, comparison: CodeComparison, sums: &mut DiffSums) {
         sums.changed = comparison.changed;
         sums.sign_flips = comparison.sign_flips;
         self.partial.max_ulp = self.partial.max_ulp.max(comparison.max_ulp);
@@ -405,20 +622,30 @@ impl Block<'_> {
     }
 
     /// `bits_changed` and `max_ulp` of a block whose values are all finite.
-    fn fold_codes(&mut self, changed: u64) {
+    fn fold_codes(&mut self) {
         if self.a.dtype == self.b.dtype {
-            let (distance, differing) = self.a.distance(self.level, self.b.bytes);
-            self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance, changed));
+            let (distance, differing) = self.code_distance();
+            self.partial.max_ulp = self.partial.max_ulp.max(distance);
             self.partial.bits_changed += differing;
         }
     }
 
-    /// A distance of codes in steps of values: any byte but 0 is true.
-    fn steps(&self, distance: u64, changed: u64) -> u64 {
-        if self.a.dtype == DType::Bool {
-            changed.min(1)
+    /// The largest distance of codes, and how many elements' differ.
+    fn code_distance(&self) -> (u64, u64) {
+        let b = self.b.bytes;
+        if self.components == 1 {
+            return self.a.distance(self.level, b);
+        }
+        (self.a.distance(self.level, b).0, self.differing_elements())
+    }
+
+    /// How many complex numbers' codes differ.
+    fn differing_elements(&self) -> u64 {
+        let (a, b) = (self.a.bytes, self.b.bytes);
+        if self.a.code_bytes() == 4 {
+            self.level.run(CountBytes::<1> { a, b })
         } else {
-            distance
+            self.level.run(CountBytes::<2> { a, b })
         }
     }
 
@@ -430,9 +657,12 @@ impl Block<'_> {
         }
         let differences = &self.difference[..count];
         let out_of_tolerance = differences
-            .iter()
-            .zip(&*self.wide_a)
-            .filter(|(difference, a)| **difference > atol + rtol * a.abs())
+            .chunks(self.components)
+            .zip(self.wide_a.chunks(self.components))
+            .filter(|(differences, a)| {
+                let mut parts = differences.iter().zip(*a);
+                parts.any(|(difference, a)| *difference > atol + rtol * a.abs())
+            })
             .count();
         self.partial.out_of_tolerance += out_of_tolerance as u64;
         if let Some(extras) = &mut self.partial.extras {
@@ -627,16 +857,7 @@ impl Block<'_> {
         b_at: impl Fn(usize) -> Value,
     ) {
         let (a, b) = (self.a, self.b);
-        let (mut distance, mut differing) = a.distance(self.level, b.bytes);
-        if self.components > 1 {
-            let bytes = a.code_bytes() * self.components;
-            differing = a
-                .bytes
-                .chunks_exact(bytes)
-                .zip(b.bytes.chunks_exact(bytes))
-                .filter(|(a, b)| a != b)
-                .count() as u64;
-        }
+        let (mut distance, differing) = self.code_distance();
         if nonfinite {
             let bytes = a.code_bytes();
             distance = (0..self.floats())
@@ -654,8 +875,7 @@ impl Block<'_> {
                 .max()
                 .unwrap_or(0);
         }
-        let steps = self.steps(distance, self.partial.changed);
-        self.partial.max_ulp = self.partial.max_ulp.max(steps);
+        self.partial.max_ulp = self.partial.max_ulp.max(distance);
         self.partial.bits_changed += differing;
     }
 }

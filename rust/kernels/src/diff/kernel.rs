@@ -122,6 +122,7 @@ impl DiffKernel {
                 difference: &mut difference.0,
                 elements: count,
                 components: codes_a.dtype.components().max(codes_b.dtype.components()),
+                exact_in_f64: false,
                 first: (first + start as u64) * components as u64,
                 partial,
             };

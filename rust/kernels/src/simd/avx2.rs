@@ -3,7 +3,7 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, Simd};
+use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
 
 /// Proof that this machine has AVX2 and F16C.
 #[derive(Clone, Copy)]
@@ -210,6 +210,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn count_equal_pairs_f64(self, counts: __m256i, x: __m256d, y: __m256d) -> __m256i {
+        avx2!({
+            let mask = _mm256_cmp_pd::<_CMP_EQ_OQ>(x, y);
+            let other = _mm256_permute_pd::<0b0101>(mask);
+            let both = _mm256_castpd_si256(_mm256_and_pd(mask, other));
+            _mm256_sub_epi64(counts, both)
+        })
+    }
+
+    #[inline(always)]
+    fn count_equal_pairs_f32(self, counts: __m256i, x: __m256, y: __m256) -> __m256i {
+        avx2!({
+            let mask = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(x, y));
+            let both = _mm256_cmpeq_epi64(mask, _mm256_set1_epi64x(-1));
+            _mm256_sub_epi64(counts, both)
+        })
+    }
+
+    #[inline(always)]
     fn sum_counts64(self, counts: __m256i) -> u64 {
         let mut lanes = [0u64; 4];
         avx2!(_mm256_storeu_si256(lanes.as_mut_ptr().cast(), counts));
@@ -232,6 +251,61 @@ impl Simd for Avx2 {
             _mm256_cvtps_pd(_mm_loadu_ps(codes.as_ptr().cast())),
             _mm256_cvtps_pd(_mm_loadu_ps(codes.as_ptr().add(16).cast())),
         ])
+    }
+
+    #[inline(always)]
+    fn load_bf16_row(self, codes: &[u8; 16]) -> __m256 {
+        avx2!({
+            let codes = _mm256_cvtepu16_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(codes))
+        })
+    }
+
+    #[inline(always)]
+    fn load_f16_row(self, codes: &[u8; 16]) -> __m256 {
+        avx2!(_mm256_cvtph_ps(_mm_loadu_si128(codes.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn load_i32(self, codes: &[u8; 32]) -> [__m256d; 2] {
+        avx2!([
+            _mm256_cvtepi32_pd(_mm_loadu_si128(codes.as_ptr().cast())),
+            _mm256_cvtepi32_pd(_mm_loadu_si128(codes.as_ptr().add(16).cast())),
+        ])
+    }
+
+    #[inline(always)]
+    fn load_u32(self, codes: &[u8; 32]) -> [__m256d; 2] {
+        avx2!({
+            // With the exponent of 2^52 in front a code is the fraction of 2^52 + x.
+            let offset = _mm256_set1_pd((1u64 << 52) as f64);
+            let low = _mm256_cvtepu32_epi64(_mm_loadu_si128(codes.as_ptr().cast()));
+            let high = _mm256_cvtepu32_epi64(_mm_loadu_si128(codes.as_ptr().add(16).cast()));
+            [
+                _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(low), offset), offset),
+                _mm256_sub_pd(_mm256_or_pd(_mm256_castsi256_pd(high), offset), offset),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn load_i64(self, codes: &[u8; 32]) -> __m256d {
+        avx2!({
+            // Added to the code of 3·2^51 an integer changes only the fraction.
+            let offset = _mm256_set1_pd((3u64 << 51) as f64);
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let moved = _mm256_add_epi64(codes, _mm256_castpd_si256(offset));
+            _mm256_sub_pd(_mm256_castsi256_pd(moved), offset)
+        })
+    }
+
+    #[inline(always)]
+    fn load_u64(self, codes: &[u8; 32]) -> __m256d {
+        avx2!({
+            let offset = _mm256_set1_pd((1u64 << 52) as f64);
+            let codes = _mm256_loadu_pd(codes.as_ptr().cast());
+            _mm256_sub_pd(_mm256_or_pd(codes, offset), offset)
+        })
     }
 
     #[inline(always)]
@@ -401,6 +475,196 @@ impl Simd for Avx2 {
             );
             counts.flipped = _mm256_sub_epi64(counts.flipped, flipped);
         });
+    }
+
+    #[inline(always)]
+    fn compare_integers_32(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u32,
+    ) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let flip = _mm256_set1_epi32(flip as i32);
+            let a = _mm256_xor_si256(_mm256_loadu_si256(a.as_ptr().cast()), flip);
+            let b = _mm256_xor_si256(_mm256_loadu_si256(b.as_ptr().cast()), flip);
+            let smaller = _mm256_min_epi32(a, b);
+            let larger = _mm256_max_epi32(a, b);
+            let distance = _mm256_sub_epi32(larger, smaller);
+            let opposite = _mm256_and_si256(
+                _mm256_cmpgt_epi32(zero, smaller),
+                _mm256_cmpgt_epi32(larger, zero),
+            );
+            counts.farthest = _mm256_max_epu32(counts.farthest, distance);
+            counts.same_code = _mm256_sub_epi32(counts.same_code, _mm256_cmpeq_epi32(a, b));
+            counts.flipped = _mm256_sub_epi32(counts.flipped, opposite);
+        });
+    }
+
+    #[inline(always)]
+    fn compare_integers_64(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u64,
+    ) {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let bias = _mm256_set1_epi64x(i64::MIN);
+            let flip = _mm256_set1_epi64x(flip as i64);
+            let a = _mm256_xor_si256(_mm256_loadu_si256(a.as_ptr().cast()), flip);
+            let b = _mm256_xor_si256(_mm256_loadu_si256(b.as_ptr().cast()), flip);
+            let below = _mm256_cmpgt_epi64(b, a);
+            let smaller = _mm256_blendv_epi8(b, a, below);
+            let larger = _mm256_blendv_epi8(a, b, below);
+            let distance = _mm256_sub_epi64(larger, smaller);
+            let farther = _mm256_cmpgt_epi64(
+                _mm256_xor_si256(distance, bias),
+                _mm256_xor_si256(counts.farthest, bias),
+            );
+            let opposite = _mm256_and_si256(
+                _mm256_cmpgt_epi64(zero, smaller),
+                _mm256_cmpgt_epi64(larger, zero),
+            );
+            counts.farthest = _mm256_blendv_epi8(counts.farthest, distance, farther);
+            counts.same_code = _mm256_sub_epi64(counts.same_code, _mm256_cmpeq_epi64(a, b));
+            counts.flipped = _mm256_sub_epi64(counts.flipped, opposite);
+        });
+    }
+
+    #[inline(always)]
+    fn diff_integers_8(
+        self,
+        rows_a: &[[u8; 32]],
+        rows_b: &[[u8; 32]],
+        clip: u8,
+        flip: u8,
+    ) -> IntegerSums {
+        avx2!({
+            let zero = _mm256_setzero_si256();
+            let bias = _mm256_set1_epi8(i8::MIN);
+            let clip = _mm256_set1_epi8(clip as i8);
+            let flip = _mm256_set1_epi8(flip as i8);
+            let mut counts = self.no_codes();
+            // Sums of bytes, 64 bits a lane.
+            let (mut sum_a, mut sum_b, mut absolute) = (zero, zero, zero);
+            // Sums of four products of 14 bits a row, 32 bits a lane.
+            let (mut squares_a, mut squares_b, mut dot_ab) = (zero, zero, zero);
+            for (a, b) in rows_a.iter().zip(rows_b) {
+                let a = _mm256_loadu_si256(a.as_ptr().cast());
+                let b = _mm256_loadu_si256(b.as_ptr().cast());
+                counts.same_code = _mm256_sub_epi8(counts.same_code, _mm256_cmpeq_epi8(a, b));
+                let a = _mm256_xor_si256(_mm256_min_epu8(a, clip), flip);
+                let b = _mm256_xor_si256(_mm256_min_epu8(b, clip), flip);
+                counts.same_value = _mm256_sub_epi8(counts.same_value, _mm256_cmpeq_epi8(a, b));
+                let smaller = _mm256_min_epi8(a, b);
+                let larger = _mm256_max_epi8(a, b);
+                let distance = _mm256_sub_epi8(larger, smaller);
+                let opposite = _mm256_and_si256(
+                    _mm256_cmpgt_epi8(zero, smaller),
+                    _mm256_cmpgt_epi8(larger, zero),
+                );
+                counts.flipped = _mm256_sub_epi8(counts.flipped, opposite);
+                counts.farthest = _mm256_max_epu8(counts.farthest, distance);
+                absolute = _mm256_add_epi64(absolute, _mm256_sad_epu8(distance, zero));
+                let order_a = _mm256_sad_epu8(_mm256_xor_si256(a, bias), zero);
+                let order_b = _mm256_sad_epu8(_mm256_xor_si256(b, bias), zero);
+                sum_a = _mm256_add_epi64(sum_a, order_a);
+                sum_b = _mm256_add_epi64(sum_b, order_b);
+                let even_a = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+                let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+                let (odd_a, odd_b) = (_mm256_srai_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+                macro_rules! add_products {
+                    ($sum:ident, $even_x:ident, $even_y:ident, $odd_x:ident, $odd_y:ident) => {{
+                        let even = _mm256_madd_epi16($even_x, $even_y);
+                        let odd = _mm256_madd_epi16($odd_x, $odd_y);
+                        $sum = _mm256_add_epi32($sum, _mm256_add_epi32(even, odd));
+                    }};
+                }
+                add_products!(squares_a, even_a, even_a, odd_a, odd_a);
+                add_products!(squares_b, even_b, even_b, odd_b, odd_b);
+                add_products!(dot_ab, even_a, even_b, odd_a, odd_b);
+            }
+            let bias = (rows_a.len() * 32 * 128) as i64;
+            IntegerSums {
+                sum_a: self.sum_counts64(sum_a) as i64 - bias,
+                sum_b: self.sum_counts64(sum_b) as i64 - bias,
+                absolute: self.sum_counts64(absolute) as i64,
+                squares_a: sum_signed_32(squares_a),
+                squares_b: sum_signed_32(squares_b),
+                dot_ab: sum_signed_32(dot_ab),
+                farthest: self.reduce_8(counts.farthest).0,
+                same_code: self.reduce_8(counts.same_code).1,
+                same_value: self.reduce_8(counts.same_value).1,
+                flipped: self.reduce_8(counts.flipped).1,
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn diff_integers_16(self, rows_a: &[[u8; 32]], rows_b: &[[u8; 32]], flip: u16) -> IntegerSums {
+        avx2!({
+            /// What makes a sum of two products of 16-bit integers an unsigned one: the least of
+            /// them is −2·2^15·(2^15 − 1), and the largest, 2^31, has the code of −2^31.
+            const OFFSET: i32 = 0x7fff_0000;
+            let zero = _mm256_setzero_si256();
+            let one = _mm256_set1_epi16(1);
+            let bias = _mm256_set1_epi16(i16::MIN);
+            let flip = _mm256_set1_epi16(flip as i16);
+            let offset = _mm256_set1_epi32(OFFSET);
+            let lower = _mm256_set1_epi64x(0xffff_ffff);
+            let mut counts = self.no_codes();
+            // Sums of two of 16 bits a row, 32 bits a lane.
+            let (mut sum_a, mut sum_b, mut absolute) = (zero, zero, zero);
+            // Sums of products, 64 bits a lane.
+            let (mut squares_a, mut squares_b, mut dot_ab) = (zero, zero, zero);
+            for (a, b) in rows_a.iter().zip(rows_b) {
+                let a = _mm256_xor_si256(_mm256_loadu_si256(a.as_ptr().cast()), flip);
+                let b = _mm256_xor_si256(_mm256_loadu_si256(b.as_ptr().cast()), flip);
+                let smaller = _mm256_min_epi16(a, b);
+                let larger = _mm256_max_epi16(a, b);
+                let distance = _mm256_sub_epi16(larger, smaller);
+                let opposite = _mm256_and_si256(
+                    _mm256_cmpgt_epi16(zero, smaller),
+                    _mm256_cmpgt_epi16(larger, zero),
+                );
+                counts.same_code = _mm256_sub_epi16(counts.same_code, _mm256_cmpeq_epi16(a, b));
+                counts.flipped = _mm256_sub_epi16(counts.flipped, opposite);
+                counts.farthest = _mm256_max_epu16(counts.farthest, distance);
+                let distance = _mm256_xor_si256(distance, bias);
+                absolute = _mm256_add_epi32(absolute, _mm256_madd_epi16(distance, one));
+                sum_a = _mm256_add_epi32(sum_a, _mm256_madd_epi16(a, one));
+                sum_b = _mm256_add_epi32(sum_b, _mm256_madd_epi16(b, one));
+                macro_rules! add_products {
+                    ($sum:ident, $products:expr) => {{
+                        let products = $products;
+                        let even = _mm256_and_si256(products, lower);
+                        let odd = _mm256_srli_epi64::<32>(products);
+                        $sum = _mm256_add_epi64($sum, _mm256_add_epi64(even, odd));
+                    }};
+                }
+                add_products!(squares_a, _mm256_madd_epi16(a, a));
+                add_products!(squares_b, _mm256_madd_epi16(b, b));
+                add_products!(dot_ab, _mm256_add_epi32(_mm256_madd_epi16(a, b), offset));
+            }
+            let codes = rows_a.len() as i64 * 16;
+            let same = self.reduce_16(counts.same_code).1;
+            IntegerSums {
+                sum_a: sum_signed_32(sum_a),
+                sum_b: sum_signed_32(sum_b),
+                absolute: sum_signed_32(absolute) + codes * (1 << 15),
+                squares_a: self.sum_counts64(squares_a) as i64,
+                squares_b: self.sum_counts64(squares_b) as i64,
+                dot_ab: self.sum_counts64(dot_ab) as i64 - codes / 2 * i64::from(OFFSET),
+                farthest: self.reduce_16(counts.farthest).0,
+                same_code: same,
+                same_value: same,
+                flipped: self.reduce_16(counts.flipped).1,
+            }
+        })
     }
 
     #[inline(always)]
@@ -643,4 +907,17 @@ impl Simd for Avx2 {
             (largest, self.sum_counts64(sums))
         })
     }
+}
+
+/// The sum of signed 32-bit lanes.
+#[inline(always)]
+fn sum_signed_32(lanes: __m256i) -> i64 {
+    let mut array = [0i32; 8];
+    // SAFETY: only called where AVX2 was detected, and the array is as large as the vector.
+    unsafe { _mm256_storeu_si256(array.as_mut_ptr().cast(), lanes) };
+    let mut sum = 0;
+    for lane in array {
+        sum += i64::from(lane);
+    }
+    sum
 }

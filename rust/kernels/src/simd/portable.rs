@@ -1,6 +1,6 @@
 //! Lanes as arrays, for the compiler to make of them what the target has.
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, Simd};
+use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
 use crate::decode::{f8_e4m3, f8_e5m2, f16};
 
 /// Needs nothing.
@@ -180,6 +180,26 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn count_equal_pairs_f64(self, counts: [u64; 4], x: [f64; 4], y: [f64; 4]) -> [u64; 4] {
+        let mut counts = counts;
+        for lane in 0..4 {
+            let both = (x[lane] == y[lane]) & (x[lane ^ 1] == y[lane ^ 1]);
+            counts[lane] += u64::from(both);
+        }
+        counts
+    }
+
+    #[inline(always)]
+    fn count_equal_pairs_f32(self, counts: [u64; 4], x: [f32; 8], y: [f32; 8]) -> [u64; 4] {
+        let mut counts = counts;
+        for (lane, count) in counts.iter_mut().enumerate() {
+            let both = (x[2 * lane] == y[2 * lane]) & (x[2 * lane + 1] == y[2 * lane + 1]);
+            *count += u64::from(both);
+        }
+        counts
+    }
+
+    #[inline(always)]
     fn sum_counts64(self, counts: [u64; 4]) -> u64 {
         counts.into_iter().sum()
     }
@@ -205,6 +225,68 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f32_codes(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
         self.widen(self.load_f32_bytes(codes))
+    }
+
+    #[inline(always)]
+    fn load_bf16_row(self, codes: &[u8; 16]) -> [f32; 8] {
+        let mut values = [0.0; 8];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn load_f16_row(self, codes: &[u8; 16]) -> [f32; 8] {
+        let mut values = [0.0; 8];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = f16(u16::from_le_bytes(*bytes));
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn load_i32(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
+        let mut values = [[0.0; 4]; 2];
+        for (value, bytes) in values
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(codes.as_chunks().0)
+        {
+            *value = f64::from(i32::from_le_bytes(*bytes));
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn load_u32(self, codes: &[u8; 32]) -> [[f64; 4]; 2] {
+        let mut values = [[0.0; 4]; 2];
+        for (value, bytes) in values
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(codes.as_chunks().0)
+        {
+            *value = f64::from(u32::from_le_bytes(*bytes));
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn load_i64(self, codes: &[u8; 32]) -> [f64; 4] {
+        let mut values = [0.0; 4];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = i64::from_le_bytes(*bytes) as f64;
+        }
+        values
+    }
+
+    #[inline(always)]
+    fn load_u64(self, codes: &[u8; 32]) -> [f64; 4] {
+        let mut values = [0.0; 4];
+        for (value, bytes) in values.iter_mut().zip(codes.as_chunks().0) {
+            *value = u64::from_le_bytes(*bytes) as f64;
+        }
+        values
     }
 
     #[inline(always)]
@@ -313,6 +395,80 @@ impl Simd for Portable {
             counts.flipped[lane] +=
                 u32::from((key_a < 0) & (key_b > 0) | (key_a > 0) & (key_b < 0));
         }
+    }
+
+    #[inline(always)]
+    fn compare_integers_32(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u32,
+    ) {
+        let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        for (lane, (a, b)) in pairs.enumerate() {
+            let a = (u32::from_le_bytes(*a) ^ flip) as i32;
+            let b = (u32::from_le_bytes(*b) ^ flip) as i32;
+            counts.farthest[lane] = counts.farthest[lane].max(a.abs_diff(b));
+            counts.same_code[lane] += u32::from(a == b);
+            counts.flipped[lane] += u32::from((a.min(b) < 0) & (a.max(b) > 0));
+        }
+    }
+
+    #[inline(always)]
+    fn compare_integers_64(
+        self,
+        counts: &mut CodeCounts<Self>,
+        a: &[u8; 32],
+        b: &[u8; 32],
+        flip: u64,
+    ) {
+        let pairs = a.as_chunks().0.iter().zip(b.as_chunks().0);
+        for (lane, (a, b)) in pairs.enumerate() {
+            let a = (u64::from_le_bytes(*a) ^ flip) as i64;
+            let b = (u64::from_le_bytes(*b) ^ flip) as i64;
+            let farthest = wide_lane(&counts.farthest, lane).max(a.abs_diff(b));
+            counts.farthest[lane] = farthest as u32;
+            counts.farthest[lane + UPPER] = (farthest >> 32) as u32;
+            counts.same_code[lane] += u32::from(a == b);
+            counts.flipped[lane] += u32::from((a.min(b) < 0) & (a.max(b) > 0));
+        }
+    }
+
+    #[inline(always)]
+    fn diff_integers_8(
+        self,
+        rows_a: &[[u8; 32]],
+        rows_b: &[[u8; 32]],
+        clip: u8,
+        flip: u8,
+    ) -> IntegerSums {
+        let mut sums = IntegerSums::default();
+        for (row_a, row_b) in rows_a.iter().zip(rows_b) {
+            let mut row = SmallSums::default();
+            for (code_a, code_b) in row_a.iter().zip(row_b) {
+                let a = (code_a.min(&clip) ^ flip) as i8;
+                let b = (code_b.min(&clip) ^ flip) as i8;
+                row.add(i32::from(a), i32::from(b), code_a == code_b);
+            }
+            row.add_to(&mut sums);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn diff_integers_16(self, rows_a: &[[u8; 32]], rows_b: &[[u8; 32]], flip: u16) -> IntegerSums {
+        let mut sums = IntegerSums::default();
+        for (row_a, row_b) in rows_a.iter().zip(rows_b) {
+            for (a, b) in row_a.as_chunks().0.iter().zip(row_b.as_chunks().0) {
+                let mut pair = SmallSums::default();
+                let a = (u16::from_le_bytes(*a) ^ flip) as i16;
+                let b = (u16::from_le_bytes(*b) ^ flip) as i16;
+                pair.add(i32::from(a), i32::from(b), a == b);
+                pair.add_to(&mut sums);
+            }
+        }
+        sums
     }
 
     #[inline(always)]
@@ -429,6 +585,51 @@ const UPPER: usize = 16;
 #[inline(always)]
 fn wide_lane(lanes: &[u32; 32], lane: usize) -> u64 {
     u64::from(lanes[lane]) | u64::from(lanes[lane + UPPER]) << 32
+}
+
+/// [`IntegerSums`] of 32 integers of 8 bits, or of one of 16.
+#[derive(Clone, Copy, Default)]
+struct SmallSums {
+    sum_a: i32,
+    sum_b: i32,
+    absolute: u32,
+    squares_a: i32,
+    squares_b: i32,
+    dot_ab: i32,
+    farthest: u32,
+    same_code: u32,
+    same_value: u32,
+    flipped: u32,
+}
+
+impl SmallSums {
+    #[inline(always)]
+    fn add(&mut self, a: i32, b: i32, same_code: bool) {
+        self.sum_a += a;
+        self.sum_b += b;
+        self.absolute += a.abs_diff(b);
+        self.squares_a += a * a;
+        self.squares_b += b * b;
+        self.dot_ab += a * b;
+        self.farthest = self.farthest.max(a.abs_diff(b));
+        self.same_code += u32::from(same_code);
+        self.same_value += u32::from(a == b);
+        self.flipped += u32::from((a.min(b) < 0) & (a.max(b) > 0));
+    }
+
+    #[inline(always)]
+    fn add_to(self, sums: &mut IntegerSums) {
+        sums.sum_a += i64::from(self.sum_a);
+        sums.sum_b += i64::from(self.sum_b);
+        sums.absolute += i64::from(self.absolute);
+        sums.squares_a += i64::from(self.squares_a);
+        sums.squares_b += i64::from(self.squares_b);
+        sums.dot_ab += i64::from(self.dot_ab);
+        sums.farthest = sums.farthest.max(u64::from(self.farthest));
+        sums.same_code += u64::from(self.same_code);
+        sums.same_value += u64::from(self.same_value);
+        sums.flipped += u64::from(self.flipped);
+    }
 }
 
 /// Codes with their sign extended; `magnitude` masks the sign out.
