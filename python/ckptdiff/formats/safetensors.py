@@ -13,6 +13,7 @@ import os
 from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
+from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import first_bytes
 
 __all__ = ["can_open", "open_checkpoint"]
@@ -36,12 +37,13 @@ def can_open(path: str) -> bool:
     return path.endswith((_INDEX_SUFFIX, _FILE_SUFFIX)) or _has_header(path) or _is_index(path)
 
 
-def open_checkpoint(path: str) -> Checkpoint:
+def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     """Read the header or headers at ``path``; no tensor is read.
 
     Raises InvalidCheckpointError where a file breaks the format and where a directory leaves open
     which of several files is meant, CheckpointNotFoundError where a shard is missing.
     """
+    options.refuse_key(path, "safetensors")
     file = _file_to_read(path)
     if file.endswith(_INDEX_SUFFIX) or (not file.endswith(_FILE_SUFFIX) and _is_index(file)):
         manifest = Manifest.from_safetensors_index(file)
