@@ -20,6 +20,7 @@ from ckptdiff.formats.inert.machine import (
 from ckptdiff.formats.inert.plain import PLAIN
 from ckptdiff.formats.inert.torch import (
     TORCH,
+    TORCHSCRIPT,
     DType,
     Storage,
     StorageType,
@@ -30,6 +31,7 @@ from ckptdiff.formats.inert.torch import (
 __all__ = [
     "PLAIN",
     "TORCH",
+    "TORCHSCRIPT",
     "Constructor",
     "DType",
     "ForbiddenGlobalError",

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ckptdiff.formats.inert.machine import Constructor, inert_class, inert_classes
+from ckptdiff.formats.inert.plain import PLAIN
 
 __all__ = [
     "TORCH",
@@ -41,11 +42,16 @@ class StorageType(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """Bytes that tensors are views of, as a persistent id names them; nothing is checked."""
+    """Bytes that tensors are views of, as a persistent id names them.
+
+    ``elements`` from the element ``first`` of the bytes that are kept under ``key``; whether they
+    are there has not been checked.
+    """
 
     kind: StorageType
     key: str
-    elements: object
+    elements: int
+    first: int = 0
 
 
 class StoredTensor:
@@ -265,23 +271,27 @@ TORCH: dict[str, object] = {
 }
 
 
-class _TorchScript(Mapping[str, object]):
-    """:data:`TORCH` and what a TorchScript archive adds: its own classes, under ``__torch__``."""
+_SCRIPT = {
+    f"torch.jit._pickle.{name}": Constructor(f"torch.jit._pickle.{name}", _first)
+    for name in (
+        "build_boollist",
+        "build_doublelist",
+        "build_intlist",
+        "build_tensor_from_id",
+        "build_tensorlist",
+        "restore_type_tag",
+    )
+}
 
-    _ADDED: Mapping[str, object] = {
-        f"torch.jit._pickle.{name}": Constructor(f"torch.jit._pickle.{name}", _first)
-        for name in (
-            "build_boollist",
-            "build_doublelist",
-            "build_intlist",
-            "build_tensor_from_id",
-            "build_tensorlist",
-            "restore_type_tag",
-        )
-    }
+
+class _TorchScript(Mapping[str, object]):
+    """What a TorchScript archive refers to: torch's, and its own classes, under ``__torch__``."""
+
+    def __init__(self) -> None:
+        self._known = PLAIN | TORCH | _SCRIPT
 
     def __getitem__(self, name: str) -> object:
-        found = TORCH.get(name) or self._ADDED.get(name)
+        found = self._known.get(name)
         if found is not None:
             return found
         if name.startswith("__torch__."):
@@ -289,11 +299,11 @@ class _TorchScript(Mapping[str, object]):
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**TORCH, **self._ADDED})
+        return iter(self._known)
 
     def __len__(self) -> int:
-        return len(TORCH) + len(self._ADDED)
+        return len(self._known)
 
 
-#: Stand-ins for a TorchScript archive's data.pkl.
+#: All stand-ins for the data.pkl of a TorchScript archive.
 TORCHSCRIPT: Mapping[str, object] = _TorchScript()

@@ -1,0 +1,393 @@
+"""torch checkpoints: ``.pt``, ``.pth``, ``.bin``, ``.ckpt``, TorchScript, and shards of them.
+
+A path may be a file, an index of shards (``pytorch_model.bin.index.json``), or a directory with
+either. Nothing of torch is needed to read them, and nothing in them is run: see
+:mod:`ckptdiff.formats.inert`. What is nested is flattened to dotted names, and what is the state of
+training is left out unless it is asked for: see :mod:`ckptdiff.formats.nested`.
+
+A tensor is a view of a storage: an offset, a shape and strides. Where it lies in one piece it is a
+span, elsewhere the core gathers it. Tensors that are the same view of one storage are tied.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from ckptdiff._core import Manifest
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
+from ckptdiff.formats.inert import DType, Storage, StoredTensor, UnsupportedTensor
+from ckptdiff.formats.nested import Tensor, flatten
+from ckptdiff.formats.options import OpenOptions
+from ckptdiff.formats.recognise import first_bytes
+from ckptdiff.formats.torch_file import Place, TorchFile, is_torch_file, read_torch_file
+
+__all__ = ["can_open", "open_checkpoint"]
+
+_INDEX_SUFFIX = ".bin.index.json"
+_USUAL_INDEX = "pytorch_model.bin.index.json"
+_FILE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+_SCRIPT_SUFFIXES = (".jit", ".ts", ".torchscript")
+_USUAL_FILES = ("pytorch_model.bin", "model.pt")
+# What lies beside the weights in a training directory, by the names that trainers give it.
+_NO_WEIGHTS = ("optim", "scheduler", "scaler", "rng_state", "random_states", "training_args")
+_NAMED_AT_MOST = 3
+_INDEX_BYTES_AT_MOST = 100_000_000
+_RANK_AT_MOST = 64
+_ELEMENTS_AT_MOST = 2**63
+_PACKED = "F4"
+
+Span: TypeAlias = tuple[int, int, int]
+# (name, dtype, shape, spans), as Manifest.from_spans takes it
+Plain: TypeAlias = tuple[str, str, Sequence[int], Sequence[Span]]
+# (name, dtype, shape, source, byte offset, byte strides)
+Strided: TypeAlias = tuple[str, str, Sequence[int], int, int, Sequence[int]]
+
+
+def can_open(path: str) -> bool:
+    """Whether ``path`` is a torch file by its content or its suffix, an index, or a directory."""
+    if os.path.isdir(path):
+        return bool(_indexes(path) or _weight_files(path))
+    if not os.path.isfile(path):
+        return False
+    if path.endswith(_INDEX_SUFFIX):
+        return True
+    start = first_bytes(path, 4)
+    if path.endswith((*_FILE_SUFFIXES, *_SCRIPT_SUFFIXES)) and start.startswith((b"PK", b"\x80")):
+        return True
+    return start.startswith((b"PK", b"\x80")) and is_torch_file(path)
+
+
+def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
+    """Read the pickle or pickles at ``path``; no tensor is read.
+
+    Raises InvalidCheckpointError where a file breaks the format, where a pickle refers to what no
+    checkpoint needs, and where a directory leaves open which of several files is meant;
+    CheckpointNotFoundError where a shard is missing; ValueError where there is no such key.
+    """
+    file = _file_to_read(path)
+    collected = _Collected()
+    if file.endswith(_INDEX_SUFFIX):
+        options.refuse_key(path, "an index of shards")
+        _collect_shards(file, options, collected)
+    else:
+        collected.add_file(file, options)
+    manifest = Manifest.from_spans(
+        collected.sources, collected.plain, collected.metadata, collected.strided
+    )
+    notes = []
+    if collected.left_out:
+        notes.append(
+            f"{collected.left_out:,} tensors are the state of training (optimizer …) and left "
+            "out; --optimizer includes them"
+        )
+    return Checkpoint(manifest, path=path, format="torch", tied=collected.tied, notes=notes)
+
+
+class _Collected:
+    """What goes into a manifest, from one file or several."""
+
+    def __init__(self) -> None:
+        self.sources: list[str] = []
+        self.plain: list[Plain] = []
+        self.strided: list[Strided] = []
+        self.metadata: dict[str, str] = {}
+        self.tied: dict[str, str] = {}
+        self.left_out = 0
+
+    def add_file(self, path: str, options: OpenOptions) -> None:
+        """Add every tensor of a file."""
+        tensors = self._flattened(path, read_torch_file(path), options)
+        self._add(path, tensors)
+
+    def add_shard(self, path: str, names: Sequence[str], index: str) -> None:
+        """Add the tensors of a shard that the index names; others may be stale."""
+        tensors = dict(self._flattened(path, read_torch_file(path), OpenOptions(optimizer=True)))
+        missing = next((name for name in names if name not in tensors), None)
+        if missing is not None:
+            raise InvalidCheckpointError(
+                f"{index}: tensor {missing[:200]!r} is not in {os.path.basename(path)}, "
+                "where the index says it is"
+            )
+        self._add(path, [(name, tensors[name]) for name in names])
+
+    def _flattened(
+        self, path: str, file: TorchFile, options: OpenOptions
+    ) -> list[tuple[str, Tensor]]:
+        flattened = flatten(
+            file.value,
+            source=path,
+            options=options,
+            pickle_bytes=file.pickle_bytes,
+            shape_of=_shape_or_none,
+        )
+        self.metadata |= flattened.metadata
+        self.left_out += flattened.left_out
+        self._places = file.places
+        return flattened.tensors
+
+    def _add(self, path: str, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        source = len(self.sources)
+        self.sources.append(path)
+        twins = _Twins()
+        for name, tensor in tensors:
+            _check_name(path, name)
+            if isinstance(tensor, UnsupportedTensor):
+                shape = _shape_of(tensor.shape, path, name)
+                self.plain.append((name, tensor.what, shape, ()))
+                continue
+            view = _view(tensor, self._places, path, name)
+            if view.dtype is None:
+                self.plain.append((name, view.unsupported, view.shape, ()))
+                continue
+            twin = twins.of(name, tensor)
+            if twin is not None:
+                self.tied[name] = twin
+            if view.strides is None:
+                spans = ((source, view.offset, view.length),)
+                self.plain.append((name, view.dtype, view.shape, spans))
+            else:
+                self.strided.append(
+                    (name, view.dtype, view.shape, source, view.offset, view.strides)
+                )
+
+
+class _Twins:
+    """Finds tensors that are the same view of one storage."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, StoredTensor]] = {}
+        self._others: dict[tuple[object, ...], str] = {}
+
+    def of(self, name: str, tensor: StoredTensor) -> str | None:
+        """The name of the first tensor that is the same as this one; None for the first itself."""
+        storage = tensor.storage
+        assert isinstance(storage, Storage)
+        first_name, first = self._first.setdefault(storage.key, (name, tensor))
+        if first is tensor and first_name == name:
+            return None
+        if _identity(first) == _identity(tensor):
+            return first_name
+        other = self._others.setdefault((storage.key, *_identity(tensor)), name)
+        return None if other == name else other
+
+
+def _identity(tensor: StoredTensor) -> tuple[object, ...]:
+    storage = tensor.storage
+    assert isinstance(storage, Storage)
+    dtype = tensor.dtype if tensor.dtype is not None else storage.kind.dtype
+    return (storage.first, tensor.offset, tensor.shape, tensor.stride, dtype)
+
+
+class _View(NamedTuple):
+    """Where a tensor's elements are. ``strides`` is None where they lie in one piece.
+
+    ``dtype`` is None, and ``unsupported`` a word for the reason, where they cannot be read.
+    """
+
+    dtype: str | None
+    shape: tuple[int, ...]
+    offset: int = 0
+    length: int = 0
+    strides: tuple[int, ...] | None = None
+    unsupported: str = ""
+
+
+def _view(tensor: StoredTensor, places: dict[str, Place], path: str, name: str) -> _View:
+    """Check a tensor against its storage. Raises InvalidCheckpointError that names it."""
+    shape = _shape_of(tensor.shape, path, name)
+    storage = tensor.storage
+    dtype = tensor.dtype
+    if not isinstance(storage, Storage):
+        raise _broken(path, name, "has no storage")
+    if dtype is None:
+        dtype = storage.kind.dtype
+    if not isinstance(dtype, DType):
+        raise _broken(path, name, "has no dtype")
+    strides, offset = tensor.stride, tensor.offset
+    if (
+        not isinstance(strides, tuple)
+        or len(strides) != len(shape)
+        or not all(type(stride) is int and 0 <= stride < _ELEMENTS_AT_MOST for stride in strides)
+    ):
+        raise _broken(path, name, f"has no strides that fit its shape {list(shape)}")
+    if type(offset) is not int or offset < 0:
+        raise _broken(path, name, "has no offset into its storage")
+    if dtype.safetensors is None or dtype.bytes == 0:
+        return _View(None, shape, unsupported=dtype.name)
+    if tensor.flags:
+        return _View(None, shape, unsupported="conjugated or negated view")
+    elements = 1
+    for size in shape:
+        elements *= size
+    place = places[storage.key]
+    width = dtype.bytes
+    first = storage.first * (1 if storage.kind.dtype is None else storage.kind.dtype.bytes)
+    at = place.offset + first + offset * width
+    if elements == 0:
+        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), place.offset, 0)
+    reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    held = storage.elements * (1 if storage.kind.dtype is None else storage.kind.dtype.bytes)
+    if (offset + reach + 1) * width > min(held, place.size - first):
+        raise _broken(
+            path,
+            name,
+            f"reaches to byte {(offset + reach + 1) * width} of a storage of {held} bytes",
+        )
+    if _contiguous(shape, strides):
+        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), at, elements * width)
+    if dtype.safetensors == _PACKED:
+        return _View(None, shape, unsupported=f"{dtype.name}, not contiguous")
+    return _View(dtype.safetensors, shape, at, strides=tuple(stride * width for stride in strides))
+
+
+def _unpacked(shape: tuple[int, ...], dtype: DType, path: str, name: str) -> tuple[int, ...]:
+    """The shape in elements: torch counts bytes, of two elements each, for 4-bit floats."""
+    if dtype.safetensors != _PACKED:
+        return shape
+    if not shape:
+        raise _broken(path, name, "is 0-d and packed, so its element count is unclear")
+    return (*shape[:-1], shape[-1] * 2)
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _shape_of(shape: object, path: str, name: str) -> tuple[int, ...]:
+    checked = _checked_shape(shape)
+    if checked is None:
+        raise _broken(path, name, "has no valid shape")
+    return checked
+
+
+def _checked_shape(shape: object) -> tuple[int, ...] | None:
+    if not isinstance(shape, tuple) or len(shape) > _RANK_AT_MOST:
+        return None
+    elements = 1
+    for size in shape:
+        if type(size) is not int or not 0 <= size < _ELEMENTS_AT_MOST:
+            return None
+        elements *= max(size, 1)
+    return shape if elements < _ELEMENTS_AT_MOST else None
+
+
+def _shape_or_none(tensor: StoredTensor) -> tuple[int, ...] | None:
+    return _checked_shape(tensor.shape)
+
+
+def _check_name(path: str, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidCheckpointError(
+            f"{path}: the name {name[:200]!r} has half a character, which no text has"
+        ) from None
+
+
+def _broken(path: str, name: str, why: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(f"{path}: tensor {name[:200]!r} {why}")
+
+
+# Which files.
+
+
+def _file_to_read(path: str) -> str:
+    """The one index or file that ``path`` stands for."""
+    if not os.path.isdir(path):
+        return path
+    indexes = _indexes(path)
+    if _USUAL_INDEX in indexes:
+        return os.path.join(path, _USUAL_INDEX)
+    files = indexes or _weight_files(path)
+    for usual in _USUAL_FILES:
+        if usual in files:
+            return os.path.join(path, usual)
+    if len(files) > 1:
+        what = "indexes" if indexes else "torch files"
+        raise InvalidCheckpointError(
+            f"{path}: holds {len(files)} {what} ({_listing(files)}) and no {_USUAL_INDEX} that "
+            "says which tensor is read from which; name the file to read"
+        )
+    return os.path.join(path, files[0])
+
+
+def _indexes(directory: str) -> list[str]:
+    return sorted(name for name in os.listdir(directory) if name.endswith(_INDEX_SUFFIX))
+
+
+def _weight_files(directory: str) -> list[str]:
+    """The torch files of a directory that are not, by their name, the state of training."""
+    names = sorted(
+        name
+        for name in os.listdir(directory)
+        if name.endswith(_FILE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
+    )
+    paths = ((name, os.path.join(directory, name)) for name in names)
+    return [name for name, path in paths if os.path.isfile(path) and is_torch_file(path)]
+
+
+def _collect_shards(index: str, options: OpenOptions, collected: _Collected) -> None:
+    del options
+    directory = os.path.dirname(index)
+    by_shard: dict[str, list[str]] = {}
+    for name, shard in _weight_map(index):
+        by_shard.setdefault(shard, []).append(name)
+    for shard, names in by_shard.items():
+        if not _is_inside(shard):
+            raise InvalidCheckpointError(
+                f"{index}: shard {shard[:200]!r} lies outside the index's directory"
+            )
+        path = os.path.join(directory, shard)
+        if not os.path.exists(path):
+            raise CheckpointNotFoundError(
+                f"{index}: names shard {shard[:200]!r}, which does not exist"
+            )
+        if not os.path.isfile(path):
+            raise InvalidCheckpointError(f"{path}: expected a regular file")
+        collected.add_shard(path, names, index)
+
+
+def _is_inside(shard: str) -> bool:
+    parts = shard.split("/")
+    return not ({"", ".", ".."} & set(parts)) and "\0" not in shard and "\\" not in shard
+
+
+def _weight_map(index: str) -> Iterator[tuple[str, str]]:
+    """Tensor names and shards of an index, checked."""
+    if os.path.getsize(index) > _INDEX_BYTES_AT_MOST:
+        raise InvalidCheckpointError(f"{index}: an index of more than 100 MB")
+    with open(index, "rb") as file:
+        text = file.read(_INDEX_BYTES_AT_MOST)
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
+        raise InvalidCheckpointError(f"{index}: not valid JSON: {reason[:200]}") from None
+    weight_map = document.get("weight_map") if isinstance(document, dict) else None
+    if not isinstance(weight_map, dict):
+        raise InvalidCheckpointError(f"{index}: expected a weight_map of names to shards")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str):
+            raise InvalidCheckpointError(f"{index}: tensor {name[:200]!r} has no shard")
+        yield name, shard
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name stands in it twice")
+    return made
+
+
+def _listing(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
