@@ -179,6 +179,8 @@ class _Walk:
             return
         if isinstance(item, (list, tuple)):
             self._entries -= len(item)
+        if item is None:
+            return
         text = _plain_text(item)
         if text is not None:
             if len(self.found.metadata) < _METADATA_ENTRIES_AT_MOST:
@@ -245,7 +247,7 @@ def _plain_text(value: object) -> str | None:
     """The text of a number, a string, or a list of such; None for anything else."""
     if isinstance(value, str):
         return _shortened(value)
-    if value is None or isinstance(value, (bool, int, float, complex)):
+    if isinstance(value, (bool, int, float, complex)):
         return _number_text(value)
     if not isinstance(value, (list, tuple)) or not value:
         return None

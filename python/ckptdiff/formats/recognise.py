@@ -1,7 +1,7 @@
 """Says what a path that is no readable checkpoint looks like, so that an error can name it.
 
 Nothing is opened as a checkpoint here. The first bytes and the file names tell a torch ``.bin``
-from a GGUF file well enough for a sentence like "a torch zip file, which is not supported yet".
+from a GGUF file well enough for a sentence like "a GGUF file, which is not supported yet".
 """
 
 from __future__ import annotations
@@ -12,21 +12,17 @@ __all__ = ["first_bytes", "why_not"]
 
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a zip archive (torch .bin/.pt/.pth or NumPy .npz)"),
+    (b"PK\x03\x04", "a zip archive, but not of torch"),
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a NumPy .npy file"),
     (b"\x89HDF", "an HDF5 file"),
-    (b"\x80\x02", "a Python pickle (torch, before 1.6)"),
-    (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x02", "a Python pickle, but not of torch"),
+    (b"\x80\x04", "a Python pickle, but not of torch"),
     (b"version https://git-lfs", "a Git LFS pointer: get the weights (git lfs pull)"),
 )
 
 # File names that mark a checkpoint which this version cannot read.
 _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
-    (".bin.index.json", "torch shards"),
-    (".bin", "torch"),
-    (".pt", "torch"),
-    (".pth", "torch"),
     (".distcp", "torch distributed checkpoint"),
     (".metadata", "torch distributed checkpoint"),
     (".gguf", "GGUF"),
@@ -59,16 +55,14 @@ def why_not(path: str) -> str:
         if start.startswith(signature):
             if "pointer" in description:
                 return f"{path}: {description}"
-            return f"{path}: {description}, which is not supported yet; safetensors is"
-    if path.endswith(".bin.index.json"):
-        return f"{path}: an index of torch shards, which are not supported yet; safetensors is"
+            return f"{path}: {description}, which is not supported yet; safetensors and torch are"
     if start.lstrip().startswith(b"{"):
         return f"{path}: a JSON file, but not a *.safetensors.index.json with a weight_map"
-    return f"{path}: not a checkpoint of a known format (safetensors begins otherwise)"
+    return f"{path}: not a checkpoint of a known format (safetensors and torch begin otherwise)"
 
 
 def _why_not_directory(path: str) -> str:
-    looked_for = "looked for *.safetensors.index.json and *.safetensors"
+    looked_for = "looked for safetensors and torch files and their indexes"
     entries = sorted(os.listdir(path))
     if not entries:
         return f"{path}: no checkpoint in this directory ({looked_for}; it is empty)"

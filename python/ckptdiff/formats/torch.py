@@ -39,6 +39,7 @@ _INDEX_BYTES_AT_MOST = 100_000_000
 _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 _PACKED = "F4"
+_FREE_GATHERED_BYTES = 16 << 20
 
 Span: TypeAlias = tuple[int, int, int]
 # (name, dtype, shape, spans), as Manifest.from_spans takes it
@@ -132,16 +133,20 @@ class _Collected:
     def _add(self, path: str, tensors: Sequence[tuple[str, Tensor]]) -> None:
         source = len(self.sources)
         self.sources.append(path)
+        # no bytes, but a message can say in which file the tensor is
+        nothing = ((source, 0, 0),)
         twins = _Twins()
+        # An expanded tensor is larger than its storage, without end if nobody asks.
+        allowance = 2 * os.path.getsize(path) + _FREE_GATHERED_BYTES
         for name, tensor in tensors:
             _check_name(path, name)
             if isinstance(tensor, UnsupportedTensor):
                 shape = _shape_of(tensor.shape, path, name)
-                self.plain.append((name, tensor.what, shape, ()))
+                self.plain.append((name, tensor.what, shape, nothing))
                 continue
             view = _view(tensor, self._places, path, name)
             if view.dtype is None:
-                self.plain.append((name, view.unsupported, view.shape, ()))
+                self.plain.append((name, view.unsupported, view.shape, nothing))
                 continue
             twin = twins.of(name, tensor)
             if twin is not None:
@@ -150,6 +155,11 @@ class _Collected:
                 spans = ((source, view.offset, view.length),)
                 self.plain.append((name, view.dtype, view.shape, spans))
             else:
+                allowance -= view.length
+                if allowance < 0:
+                    raise _broken(
+                        path, name, f"repeats what the file has, in {view.length} bytes in all"
+                    )
                 self.strided.append(
                     (name, view.dtype, view.shape, source, view.offset, view.strides)
                 )
@@ -241,7 +251,8 @@ def _view(tensor: StoredTensor, places: dict[str, Place], path: str, name: str) 
         return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), at, elements * width)
     if dtype.safetensors == _PACKED:
         return _View(None, shape, unsupported=f"{dtype.name}, not contiguous")
-    return _View(dtype.safetensors, shape, at, strides=tuple(stride * width for stride in strides))
+    byte_strides = tuple(stride * width for stride in strides)
+    return _View(dtype.safetensors, shape, at, elements * width, byte_strides)
 
 
 def _unpacked(shape: tuple[int, ...], dtype: DType, path: str, name: str) -> tuple[int, ...]:
