@@ -147,7 +147,7 @@ class _Walk:
             assert isinstance(value, dict)
             self._visit_optimizer(value, prefix, depth)
             return
-        held: Holder = []
+        holds_tensors = False
         tensors = self.found.tensors
         postponed = self._postponed
         for key, item in self._spend(_entries_of(value)):
@@ -156,11 +156,11 @@ class _Walk:
                 postponed.append(_Postponed(name, item, depth + 1))
             elif isinstance(item, StoredTensor):
                 tensors.append((name, item))
-                held.append((key, item))
+                holds_tensors = True
             else:
                 self._visit_item(item, name, depth + 1)
-        if held:
-            self._holders.append(held)
+        if holds_tensors and isinstance(value, dict):
+            self._holders.append(value)
 
     def _visit_optimizer(self, value: dict[object, object], prefix: str, depth: int) -> None:
         names = parameter_names(value, self._holders, self._shape_of)

@@ -18,8 +18,8 @@ from ckptdiff.formats.inert import DType, Storage, StoredTensor
 
 __all__ = ["Holder", "is_optimizer_state", "parameter_names"]
 
-# The tensors that one dictionary holds, by its keys, in its order.
-Holder: TypeAlias = list[tuple[object, StoredTensor]]
+# A dictionary that holds tensors, and perhaps more.
+Holder: TypeAlias = dict[object, object]
 
 Shape: TypeAlias = tuple[int, ...]
 ShapeOf: TypeAlias = Callable[[StoredTensor], Shape | None]
@@ -43,8 +43,8 @@ def parameter_names(
 ) -> dict[object, str]:
     """The name of each key of ``optimizer["state"]``, as far as it is certain.
 
-    ``holders`` are the lists of weights of the same checkpoint, ``shape_of`` gives a tensor's
-    shape, or None for a broken one.
+    ``holders`` are the dictionaries of weights of the same checkpoint, ``shape_of`` gives the shape
+    of a tensor, or None for a broken one.
     """
     groups = optimizer["param_groups"]
     state = optimizer["state"]
@@ -115,7 +115,9 @@ def _matching_names(
         return None
     names: list[str] = []
     seen: set[tuple[str, object, Shape | None]] = set()
-    for key, tensor in holder:
+    for key, tensor in holder.items():
+        if not isinstance(tensor, StoredTensor):
+            continue
         storage = tensor.storage
         if not isinstance(key, str) or not isinstance(storage, Storage):
             return None

@@ -1,4 +1,4 @@
-"""Says what a path that is no readable checkpoint looks like, so that an error can name it.
+"""Looks at paths: the first bytes, the Hub's folders, what there is where no checkpoint is.
 
 Nothing is opened as a checkpoint here. The first bytes and the file names tell a torch ``.bin``
 from a GGUF file well enough for a sentence like "a GGUF file, which is not supported yet".
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["first_bytes", "why_not"]
+__all__ = ["first_bytes", "hub_snapshot", "some_of", "why_not"]
 
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -40,6 +40,33 @@ def first_bytes(path: str, count: int) -> bytes:
     """The first ``count`` bytes of a file, or as many as there are."""
     with open(path, "rb") as file:
         return file.read(count)
+
+
+def hub_snapshot(directory: str) -> str | None:
+    """The snapshot that a ``models--org--name`` folder of the Hub's cache stands for, if it is one.
+
+    ``refs/main`` names the commit of the default branch; without it a lone snapshot is meant.
+    """
+    snapshots = os.path.join(directory, "snapshots")
+    if not os.path.isdir(snapshots):
+        return None
+    reference = os.path.join(directory, "refs", "main")
+    if os.path.isfile(reference):
+        with open(reference, encoding="utf-8", errors="replace") as file:
+            commit = file.read(256).strip()
+        snapshot = os.path.join(snapshots, commit)
+        if commit and os.path.basename(commit) == commit and os.path.isdir(snapshot):
+            return snapshot
+    commits = os.listdir(snapshots)
+    if len(commits) == 1:
+        return os.path.join(snapshots, commits[0])
+    return None
+
+
+def some_of(names: list[str]) -> str:
+    """The first of these names, and how many more there are."""
+    rest = len(names) - _NAMED_AT_MOST
+    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def why_not(path: str) -> str:
@@ -81,9 +108,6 @@ def _why_not_directory(path: str) -> str:
 
 
 def _listing(path: str, entries: list[str]) -> str:
-    named = [
-        entry + "/" if os.path.isdir(os.path.join(path, entry)) else entry
-        for entry in entries[:_NAMED_AT_MOST]
-    ]
-    rest = len(entries) - len(named)
-    return ", ".join(named) + (f" and {rest} more" if rest else "")
+    return some_of(
+        [entry + "/" if os.path.isdir(os.path.join(path, entry)) else entry for entry in entries]
+    )

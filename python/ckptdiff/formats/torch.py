@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ckptdiff._core import Manifest
@@ -22,8 +22,8 @@ from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
 from ckptdiff.formats.inert import DType, Storage, StoredTensor, UnsupportedTensor
 from ckptdiff.formats.nested import Tensor, flatten
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes
-from ckptdiff.formats.torch_file import Place, TorchFile, is_torch_file, read_torch_file
+from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
+from ckptdiff.formats.torch_file import is_torch_file, read_torch_file
 
 __all__ = ["can_open", "open_checkpoint"]
 
@@ -34,12 +34,13 @@ _SCRIPT_SUFFIXES = (".jit", ".ts", ".torchscript")
 _USUAL_FILES = ("pytorch_model.bin", "model.pt")
 # What lies beside the weights in a training directory, by the names that trainers give it.
 _NO_WEIGHTS = ("optim", "scheduler", "scaler", "rng_state", "random_states", "training_args")
-_NAMED_AT_MOST = 3
 _INDEX_BYTES_AT_MOST = 100_000_000
 _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 _PACKED = "F4"
 _FREE_GATHERED_BYTES = 16 << 20
+# Views of one storage among which twins are looked for: fused and flattened weights have some.
+_DIFFERENT_VIEWS_AT_MOST = 64
 
 Span: TypeAlias = tuple[int, int, int]
 # (name, dtype, shape, spans), as Manifest.from_spans takes it
@@ -51,7 +52,8 @@ Strided: TypeAlias = tuple[str, str, Sequence[int], int, int, Sequence[int]]
 def can_open(path: str) -> bool:
     """Whether ``path`` is a torch file by its content or its suffix, an index, or a directory."""
     if os.path.isdir(path):
-        return bool(_indexes(path) or _weight_files(path))
+        directory = hub_snapshot(path) or path
+        return bool(_indexes(directory) or _weight_files(directory))
     if not os.path.isfile(path):
         return False
     if path.endswith(_INDEX_SUFFIX):
@@ -70,14 +72,23 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     CheckpointNotFoundError where a shard is missing; ValueError where there is no such key.
     """
     file = _file_to_read(path)
-    collected = _Collected()
     if file.endswith(_INDEX_SUFFIX):
         options.refuse_key(path, "an index of shards")
-        _collect_shards(file, options, collected)
+        shards = list(_shards(file))
     else:
-        collected.add_file(file, options)
+        shards = [_Shard(file, None)]
+    collected = _Collected([shard.path for shard in shards], options)
+    # The core walks over the tensors and keeps what it needs of each. What is found on the way,
+    # it takes when it has all.
     manifest = Manifest.from_spans(
-        collected.sources, collected.plain, collected.metadata, collected.strided
+        collected.sources,
+        (
+            tensor
+            for source, shard in enumerate(shards)
+            for tensor in collected.tensors_of(source, shard, file)
+        ),
+        collected.metadata,
+        collected.strided,
     )
     notes = []
     if collected.left_out:
@@ -88,36 +99,30 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     return Checkpoint(manifest, path=path, format="torch", tied=collected.tied, notes=notes)
 
 
+class _Shard(NamedTuple):
+    """A file and the tensors of it that count: those that the index names, or None for all."""
+
+    path: str
+    names: Sequence[str] | None
+
+
 class _Collected:
     """What goes into a manifest, from one file or several."""
 
-    def __init__(self) -> None:
-        self.sources: list[str] = []
-        self.plain: list[Plain] = []
+    def __init__(self, sources: list[str], options: OpenOptions) -> None:
+        self.sources = sources
+        self.options = options
         self.strided: list[Strided] = []
         self.metadata: dict[str, str] = {}
         self.tied: dict[str, str] = {}
         self.left_out = 0
 
-    def add_file(self, path: str, options: OpenOptions) -> None:
-        """Add every tensor of a file."""
-        tensors = self._flattened(path, read_torch_file(path), options)
-        self._add(path, tensors)
-
-    def add_shard(self, path: str, names: Sequence[str], index: str) -> None:
-        """Add the tensors of a shard that the index names; others may be stale."""
-        tensors = dict(self._flattened(path, read_torch_file(path), OpenOptions(optimizer=True)))
-        missing = next((name for name in names if name not in tensors), None)
-        if missing is not None:
-            raise InvalidCheckpointError(
-                f"{index}: tensor {missing[:200]!r} is not in {os.path.basename(path)}, "
-                "where the index says it is"
-            )
-        self._add(path, [(name, tensors[name]) for name in names])
-
-    def _flattened(
-        self, path: str, file: TorchFile, options: OpenOptions
-    ) -> list[tuple[str, Tensor]]:
+    def tensors_of(self, source: int, shard: _Shard, index: str) -> Iterator[Plain]:
+        """The tensors of a shard that are spans; the others go to ``strided``."""
+        path = shard.path
+        # Whatever the index names counts, so nothing is left out before it is asked.
+        options = self.options if shard.names is None else OpenOptions(optimizer=True)
+        file = read_torch_file(path)
         flattened = flatten(
             file.value,
             source=path,
@@ -125,64 +130,78 @@ class _Collected:
             pickle_bytes=file.pickle_bytes,
             shape_of=_shape_or_none,
         )
+        del file
         self.metadata |= flattened.metadata
         self.left_out += flattened.left_out
-        self._places = file.places
-        return flattened.tensors
-
-    def _add(self, path: str, tensors: Sequence[tuple[str, Tensor]]) -> None:
-        source = len(self.sources)
-        self.sources.append(path)
-        # no bytes, but a message can say in which file the tensor is
-        nothing = ((source, 0, 0),)
-        twins = _Twins()
+        tensors = flattened.tensors
+        if shard.names is not None:
+            tensors = _named(tensors, shard.names, path, index)
+        twins = _Twins(tensors)
         # An expanded tensor is larger than its storage, without end if nobody asks.
         allowance = 2 * os.path.getsize(path) + _FREE_GATHERED_BYTES
+        # no bytes, but a message can say in which file the tensor is
+        nothing = ((source, 0, 0),)
         for name, tensor in tensors:
             _check_name(path, name)
             if isinstance(tensor, UnsupportedTensor):
-                shape = _shape_of(tensor.shape, path, name)
-                self.plain.append((name, tensor.what, shape, nothing))
+                yield name, tensor.what, _shape_of(tensor.shape, path, name), nothing
                 continue
-            view = _view(tensor, self._places, path, name)
+            view = _view(tensor, path, name)
             if view.dtype is None:
-                self.plain.append((name, view.unsupported, view.shape, nothing))
+                yield name, view.unsupported, view.shape, nothing
                 continue
             twin = twins.of(name, tensor)
             if twin is not None:
                 self.tied[name] = twin
             if view.strides is None:
-                spans = ((source, view.offset, view.length),)
-                self.plain.append((name, view.dtype, view.shape, spans))
-            else:
-                allowance -= view.length
-                if allowance < 0:
-                    raise _broken(
-                        path, name, f"repeats what the file has, in {view.length} bytes in all"
-                    )
-                self.strided.append(
-                    (name, view.dtype, view.shape, source, view.offset, view.strides)
+                yield name, view.dtype, view.shape, ((source, view.offset, view.length),)
+                continue
+            allowance -= view.length
+            if allowance < 0:
+                raise _broken(
+                    path, name, f"repeats what the file has, in {view.length} bytes in all"
                 )
+            self.strided.append((name, view.dtype, view.shape, source, view.offset, view.strides))
+
+
+def _named(
+    tensors: Sequence[tuple[str, Tensor]], names: Sequence[str], path: str, index: str
+) -> list[tuple[str, Tensor]]:
+    """Those of a shard's tensors that the index says are in it; others may be stale."""
+    held = dict(tensors)
+    missing = next((name for name in names if name not in held), None)
+    if missing is not None:
+        raise InvalidCheckpointError(
+            f"{index}: tensor {missing[:200]!r} should be in shard "
+            f"{os.path.basename(path)!r}, which has no such tensor"
+        )
+    return [(name, held[name]) for name in names]
 
 
 class _Twins:
-    """Finds tensors that are the same view of one storage."""
+    """Finds tensors of a file that are the same view of the same bytes."""
 
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[str, StoredTensor]] = {}
-        self._others: dict[tuple[object, ...], str] = {}
+    def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Count the views of each storage, of which most have one and are not looked at again."""
+        self._views: dict[str, list[tuple[str, tuple[object, ...]]]] = {}
+        for _, tensor in tensors:
+            if isinstance(tensor, StoredTensor) and isinstance(tensor.storage, Storage):
+                tensor.storage.base.views += 1
 
     def of(self, name: str, tensor: StoredTensor) -> str | None:
-        """The name of the first tensor that is the same as this one; None for the first itself."""
+        """The name of the first tensor that is the same as this one, if there is one."""
         storage = tensor.storage
         assert isinstance(storage, Storage)
-        first_name, first = self._first.setdefault(storage.key, (name, tensor))
-        if first is tensor and first_name == name:
+        if storage.base.views == 1:
             return None
-        if _identity(first) == _identity(tensor):
-            return first_name
-        other = self._others.setdefault((storage.key, *_identity(tensor)), name)
-        return None if other == name else other
+        identity = _identity(tensor)
+        views = self._views.setdefault(storage.key, [])
+        for first_name, first_identity in views:
+            if first_identity == identity:
+                return first_name
+        if len(views) < _DIFFERENT_VIEWS_AT_MOST:
+            views.append((name, identity))
+        return None
 
 
 def _identity(tensor: StoredTensor) -> tuple[object, ...]:
@@ -206,7 +225,7 @@ class _View(NamedTuple):
     unsupported: str = ""
 
 
-def _view(tensor: StoredTensor, places: dict[str, Place], path: str, name: str) -> _View:
+def _view(tensor: StoredTensor, path: str, name: str) -> _View:
     """Check a tensor against its storage. Raises InvalidCheckpointError that names it."""
     shape = _shape_of(tensor.shape, path, name)
     storage = tensor.storage
@@ -233,15 +252,14 @@ def _view(tensor: StoredTensor, places: dict[str, Place], path: str, name: str) 
     elements = 1
     for size in shape:
         elements *= size
-    place = places[storage.key]
     width = dtype.bytes
-    first = storage.first * (1 if storage.kind.dtype is None else storage.kind.dtype.bytes)
-    at = place.offset + first + offset * width
+    first = storage.first * storage.element_bytes
+    at = storage.base.offset + first + offset * width
     if elements == 0:
-        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), place.offset, 0)
+        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), storage.base.offset, 0)
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    held = storage.elements * (1 if storage.kind.dtype is None else storage.kind.dtype.bytes)
-    if (offset + reach + 1) * width > min(held, place.size - first):
+    held = min(storage.elements * storage.element_bytes, storage.base.size - first)
+    if (offset + reach + 1) * width > held:
         raise _broken(
             path,
             name,
@@ -315,6 +333,7 @@ def _file_to_read(path: str) -> str:
     """The one index or file that ``path`` stands for."""
     if not os.path.isdir(path):
         return path
+    path = hub_snapshot(path) or path
     indexes = _indexes(path)
     if _USUAL_INDEX in indexes:
         return os.path.join(path, _USUAL_INDEX)
@@ -325,7 +344,7 @@ def _file_to_read(path: str) -> str:
     if len(files) > 1:
         what = "indexes" if indexes else "torch files"
         raise InvalidCheckpointError(
-            f"{path}: holds {len(files)} {what} ({_listing(files)}) and no {_USUAL_INDEX} that "
+            f"{path}: holds {len(files)} {what} ({some_of(files)}) and no {_USUAL_INDEX} that "
             "says which tensor is read from which; name the file to read"
         )
     return os.path.join(path, files[0])
@@ -336,18 +355,24 @@ def _indexes(directory: str) -> list[str]:
 
 
 def _weight_files(directory: str) -> list[str]:
-    """The torch files of a directory that are not, by their name, the state of training."""
+    """The torch files of a directory that are not, by their name, the state of training.
+
+    One of a usual name counts whatever it holds: what is wrong with it has to be said.
+    """
     names = sorted(
         name
         for name in os.listdir(directory)
         if name.endswith(_FILE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
     )
     paths = ((name, os.path.join(directory, name)) for name in names)
-    return [name for name, path in paths if os.path.isfile(path) and is_torch_file(path)]
+    return [
+        name
+        for name, path in paths
+        if os.path.isfile(path) and (name in _USUAL_FILES or is_torch_file(path))
+    ]
 
 
-def _collect_shards(index: str, options: OpenOptions, collected: _Collected) -> None:
-    del options
+def _shards(index: str) -> Iterator[_Shard]:
     directory = os.path.dirname(index)
     by_shard: dict[str, list[str]] = {}
     for name, shard in _weight_map(index):
@@ -355,7 +380,7 @@ def _collect_shards(index: str, options: OpenOptions, collected: _Collected) -> 
     for shard, names in by_shard.items():
         if not _is_inside(shard):
             raise InvalidCheckpointError(
-                f"{index}: shard {shard[:200]!r} lies outside the index's directory"
+                f"{index}: shard name {shard[:200]!r} leads out of the checkpoint's directory"
             )
         path = os.path.join(directory, shard)
         if not os.path.exists(path):
@@ -364,7 +389,7 @@ def _collect_shards(index: str, options: OpenOptions, collected: _Collected) -> 
             )
         if not os.path.isfile(path):
             raise InvalidCheckpointError(f"{path}: expected a regular file")
-        collected.add_shard(path, names, index)
+        yield _Shard(path, names)
 
 
 def _is_inside(shard: str) -> bool:
@@ -397,8 +422,3 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(made) != len(pairs):
         raise ValueError("a name stands in it twice")
     return made
-
-
-def _listing(names: Sequence[str]) -> str:
-    rest = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")

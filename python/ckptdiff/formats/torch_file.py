@@ -20,16 +20,16 @@ from ckptdiff.formats.inert import (
     PLAIN,
     TORCH,
     TORCHSCRIPT,
-    DType,
     PickleCutOffError,
     Storage,
     StorageType,
     Unpickled,
+    sharing_shapes,
     unpickle,
 )
-from ckptdiff.formats.zip import Archive, begins_as_zip
+from ckptdiff.formats.zip import Archive, Record, begins_as_zip
 
-__all__ = ["Place", "TorchFile", "is_torch_file", "read_torch_file"]
+__all__ = ["TorchFile", "is_torch_file", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -42,18 +42,10 @@ _PICKLE_BYTES_AT_MOST = 1 << 29
 _FIRST_WINDOW = 1 << 20
 
 
-class Place(NamedTuple):
-    """Where a storage's bytes lie in the file."""
-
-    offset: int
-    size: int
-
-
 class TorchFile(NamedTuple):
-    """What a file holds: the value, where its storages lie, and how long its pickle was."""
+    """What a file holds: the value, whose storages know where they lie, and its pickle's length."""
 
     value: object
-    places: dict[str, Place]
     pickle_bytes: int
 
 
@@ -77,7 +69,7 @@ def read_torch_file(path: str) -> TorchFile:
     """
     with open(path, "rb") as file:
         if begins_as_zip(file.read(4)):
-            return _read_zip(Archive(file, path))
+            return _read_zip(file, path)
         return _read_legacy(file, path)
 
 
@@ -87,7 +79,34 @@ def _folders(archive: Archive) -> list[str]:
     return [parts[0] for parts in names if len(parts) == 2 and parts[1] == "data.pkl"]
 
 
-def _read_zip(archive: Archive) -> TorchFile:
+def _read_zip(file: BinaryIO, path: str) -> TorchFile:
+    storages: dict[str, Storage] = {}
+    layout = _layout(Archive(file, path))
+    # Neither the bytes nor the archive's directory are kept while the pickle is read, which takes
+    # most of the memory: the machine lets go of the bytes, and the directory is read once more.
+    unpickled = unpickle(
+        os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset),
+        source=path,
+        known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
+        persistent_load=_storage_loader(storages),
+    )
+    archive = Archive(file, path)
+    for key, storage in storages.items():
+        name = f"{layout.folder}/data/{key}"
+        if name not in archive:
+            raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
+        record = archive.stored(name)
+        _place(path, storage, record.offset, record.size)
+    return TorchFile(unpickled.value, unpickled.end)
+
+
+class _Layout(NamedTuple):
+    folder: str
+    known: Mapping[str, object]
+    pickle: Record
+
+
+def _layout(archive: Archive) -> _Layout:
     path = archive.path
     folders = _folders(archive)
     if len(folders) != 1:
@@ -99,23 +118,13 @@ def _read_zip(archive: Archive) -> TorchFile:
     byte_order = f"{folder}/byteorder"
     if byte_order in archive and archive.read(byte_order, at_most=64) != b"little":
         raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
-    known: Mapping[str, object] = _KNOWN
-    if f"{folder}/constants.pkl" in archive:
-        known = TORCHSCRIPT
-    storages: dict[str, Storage] = {}
-    pickle = archive.read(f"{folder}/data.pkl", at_most=_PICKLE_BYTES_AT_MOST)
-    unpickled = unpickle(
-        pickle, source=path, known=known, persistent_load=_storage_loader(storages)
-    )
-    places = {}
-    for key, storage in storages.items():
-        name = f"{folder}/data/{key}"
-        if name not in archive:
-            raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
-        record = archive.stored(name)
-        _check_size(path, storage, record.size)
-        places[key] = Place(record.offset, record.size)
-    return TorchFile(unpickled.value, places, len(pickle))
+    known = TORCHSCRIPT if f"{folder}/constants.pkl" in archive else _KNOWN
+    pickle = archive.stored(f"{folder}/data.pkl")
+    if pickle.size > _PICKLE_BYTES_AT_MOST:
+        raise InvalidCheckpointError(
+            f"{path}: a pickle of {pickle.size} bytes is more than allowed"
+        )
+    return _Layout(folder, known, pickle)
 
 
 _KNOWN: dict[str, object] = PLAIN | TORCH
@@ -139,21 +148,26 @@ def _storage_loader(storages: dict[str, Storage]) -> Callable[[object], Storage]
             _view_key, first, elements = view
             if type(first) is not int or type(elements) is not int or min(first, elements) < 0:
                 raise ValueError("a part of a storage that is none")
-        storage = Storage(kind, key, elements, first)
-        known = storages.setdefault(key, storage)
-        # one object for all the tensors of a storage, where they agree on what it is
-        return known if known == storage else storage
+        base = storages.get(key)
+        if base is None:
+            storages[key] = base = Storage(kind, key, elements, first)
+        if (base.kind, base.elements, base.first) == (kind, elements, first):
+            return base
+        other = Storage(kind, key, elements, first)
+        other.base = base
+        return other
 
     return load
 
 
-def _check_size(path: str, storage: Storage, found: int) -> None:
-    width = 1 if storage.kind.dtype is None else storage.kind.dtype.bytes
-    if width and (storage.first + storage.elements) * width > found:
+def _place(path: str, storage: Storage, offset: int, size: int) -> None:
+    """Note where a storage's bytes lie, if they are as many as it has elements."""
+    expected = (storage.first + storage.elements) * storage.element_bytes
+    if expected > size:
         raise InvalidCheckpointError(
-            f"{path}: storage {storage.key[:80]!r} has {found} bytes instead of "
-            f"{(storage.first + storage.elements) * width}"
+            f"{path}: storage {storage.key[:80]!r} has {size} bytes instead of {expected}"
         )
+    storage.offset, storage.size = offset, size
 
 
 def _read_legacy(file: BinaryIO, path: str) -> TorchFile:
@@ -171,16 +185,15 @@ def _read_legacy(file: BinaryIO, path: str) -> TorchFile:
     if not isinstance(facts, dict) or facts.get("little_endian") is not True:
         raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
     before = row.position
-    value = row.next(_KNOWN, _storage_loader(storages))
+    value = row.next(sharing_shapes(_KNOWN), _storage_loader(storages))
     pickle_bytes = row.position - before
     keys = row.next(PLAIN)
     if not isinstance(keys, list):
         raise InvalidCheckpointError(f"{path}: expected a list of storage keys")
-    places: dict[str, Place] = {}
     at = row.position
     for key in keys:
         storage = storages.get(key) if isinstance(key, str) else None
-        if storage is None or key in places:
+        if storage is None or storage.offset >= 0:
             raise InvalidCheckpointError(
                 f"{path}: lists a storage that no tensor has, or one of them twice"
             )
@@ -188,24 +201,18 @@ def _read_legacy(file: BinaryIO, path: str) -> TorchFile:
         count = file.read(8)
         if len(count) < 8:
             raise InvalidCheckpointError(f"{path}: cut off before storage {key[:80]!r}")
-        width = _width_in_file(storage.kind.dtype)
-        held = int.from_bytes(count, "little") * width
+        # quantised elements of less than a byte are counted in bytes
+        held = int.from_bytes(count, "little") * max(storage.element_bytes, 1)
         if held > size - at - 8:
             raise InvalidCheckpointError(
                 f"{path}: storage {key[:80]!r} of {held} bytes, of which {size - at - 8} are there"
             )
-        _check_size(path, storage, held)
-        places[key] = Place(at + 8, held)
+        _place(path, storage, at + 8, held)
         at += 8 + held
-    missing = next((key for key in storages if key not in places), None)
+    missing = next((key for key, storage in storages.items() if storage.offset < 0), None)
     if missing is not None:
         raise InvalidCheckpointError(f"{path}: storage {missing[:80]!r} is not in the file")
-    return TorchFile(value, places, pickle_bytes)
-
-
-def _width_in_file(dtype: DType | None) -> int:
-    """Bytes per element of a legacy storage; quantised ones of less than a byte have one."""
-    return 1 if dtype is None else max(dtype.bytes, 1)
+    return TorchFile(value, pickle_bytes)
 
 
 class _PickleRow:

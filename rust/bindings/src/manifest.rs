@@ -51,10 +51,9 @@ impl Manifest {
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
-        metadata: Option<BTreeMap<String, String>>,
+        metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let metadata = metadata.unwrap_or_default();
         Ok(Self {
             inner: Arc::new(spans::manifest(sources, tensors, metadata, strided)?),
         })

@@ -21,7 +21,7 @@ type Strided = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, Vec<u64>);
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
     tensors: &Bound<'_, PyAny>,
-    metadata: BTreeMap<String, String>,
+    metadata: Option<&Bound<'_, PyAny>>,
     strided: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
@@ -47,5 +47,10 @@ pub(crate) fn manifest(
                 .map_err(exception)?;
         }
     }
+    // Only now: a reader may find it on its way through the tensors.
+    let metadata = match metadata {
+        None => BTreeMap::new(),
+        Some(metadata) => metadata.extract()?,
+    };
     collected.build(metadata).map_err(exception)
 }

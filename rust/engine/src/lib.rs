@@ -11,6 +11,7 @@ mod manifest;
 mod names;
 mod order;
 mod pair;
+mod pickle;
 mod run;
 mod safetensors;
 mod source;
@@ -24,6 +25,7 @@ pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView
 pub use names::Names;
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
+pub use pickle::{PickleFault, strip_pickle};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};

@@ -26,6 +26,7 @@ from ckptdiff.formats.inert.torch import (
     StorageType,
     StoredTensor,
     UnsupportedTensor,
+    sharing_shapes,
 )
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "UnsupportedTensor",
     "inert_class",
     "inert_classes",
+    "sharing_shapes",
     "unpickle",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "StorageType",
     "StoredTensor",
     "UnsupportedTensor",
+    "sharing_shapes",
 ]
 
 
@@ -41,17 +42,31 @@ class StorageType(NamedTuple):
     dtype: DType | None
 
 
-class Storage(NamedTuple):
+class Storage:
     """Bytes that tensors are views of, as a persistent id names them.
 
-    ``elements`` from the element ``first`` of the bytes that are kept under ``key``; whether they
-    are there has not been checked.
+    ``elements`` from the element ``first`` of the bytes that are kept under ``key``; ``offset`` and
+    ``size`` are where these lie in the file, -1 until it has been found. A key can be used with
+    several dtypes or parts: those share the place of the ``base``, the first of them.
     """
 
-    kind: StorageType
-    key: str
-    elements: int
-    first: int = 0
+    __slots__ = ("base", "elements", "first", "key", "kind", "offset", "size", "views")
+
+    def __init__(self, kind: StorageType, key: str, elements: int, first: int = 0) -> None:
+        self.kind = kind
+        self.key = key
+        self.elements = elements
+        self.first = first
+        self.base = self
+        self.offset = -1
+        self.size = -1
+        #: how many tensors are views of this key's bytes, once a reader has counted them
+        self.views = 0
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element; 0 where several share a byte."""
+        return 1 if self.kind.dtype is None else self.kind.dtype.bytes
 
 
 class StoredTensor:
@@ -269,6 +284,39 @@ TORCH: dict[str, object] = {
         for module in ("torch", "torch.storage")
     },
 }
+
+
+class _SharedShapes:
+    """Makes tensors whose equal shapes and strides are one object: most have one of a few.
+
+    Only a few are kept. The hashes of tuples can be chosen, and looking one up among many of the
+    same hash is slow.
+    """
+
+    _AT_MOST = 64
+
+    def __init__(self) -> None:
+        self._kept: dict[object, object] = {}
+
+    def tensor(
+        self, storage: object, offset: object, shape: object, stride: object, *others: object
+    ) -> StoredTensor:
+        return _tensor_v2(storage, offset, self._shared(shape), self._shared(stride), *others)
+
+    def _shared(self, shape: object) -> object:
+        if not isinstance(shape, tuple) or len(shape) > 4:
+            return shape
+        if not all(type(size) is int for size in shape):
+            return shape
+        if len(self._kept) < self._AT_MOST:
+            return self._kept.setdefault(shape, shape)
+        return self._kept.get(shape, shape)
+
+
+def sharing_shapes(known: Mapping[str, object]) -> dict[str, object]:
+    """The stand-ins for one file: its tensors of equal shape share the tuple."""
+    name = "torch._utils._rebuild_tensor_v2"
+    return {**known, name: Constructor(name, _SharedShapes().tensor)}
 
 
 _SCRIPT = {
