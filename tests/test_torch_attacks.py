@@ -188,6 +188,13 @@ def tuples_for_keys() -> bytes:
     return pickled(b"}(" + items + b"u")
 
 
+def one_long_list_many_times() -> bytes:
+    """Three hundred thousand numbers that are asked for their text under each of many names."""
+    numbers = b"](" + b"K\x00" * 300_000 + b"eq\x64"
+    items = b"".join(plain(f"{number}") + b"h\x64" for number in range(MEGABYTE // 40))
+    return pickled(numbers + b"0}(" + items + b"u")
+
+
 def many_tensors() -> bytes:
     """As many tensors as a megabyte holds, by a shared pickle of their parts."""
     parts = tensor() + b"q\x64"
@@ -256,6 +263,7 @@ EXPLOSIVE: dict[str, Callable[[], bytes]] = {
     "colliding integers": colliding_integers,
     "colliding powers": colliding_powers,
     "tuples for keys": tuples_for_keys,
+    "one long list many times": one_long_list_many_times,
     "many tensors": many_tensors,
     "overlapping views": overlapping_views,
     "tied tensors": tied_tensors,

@@ -16,6 +16,7 @@ import ckptdiff
 import numpy as np
 import pytest
 import torch
+from ckptdiff.formats.options import OpenOptions
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file as save_safetensors
 
@@ -461,6 +462,16 @@ def test_names_are_not_certain_beside_two_models_of_one_shape(tmp_path: Path) ->
     assert "optimizer.state.embed.weight.exp_avg" in ckptdiff.open(path, optimizer=True)
 
 
+def test_shapes_in_another_order_are_no_names(tmp_path: Path) -> None:
+    """As many parameters, but not those: the order of this model says nothing."""
+    model, optimizer = trained(one_group)
+    other = dict(reversed(model.state_dict().items()))
+    assert [t.shape for t in other.values()] != [t.shape for t in model.state_dict().values()]
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"model": other, "optimizer": optimizer.state_dict()}, path)
+    assert "optimizer.state.0.exp_avg" in ckptdiff.open(path, optimizer=True)
+
+
 def test_a_parameter_without_state_keeps_the_order(tmp_path: Path) -> None:
     """A frozen parameter has no state; the others keep their names."""
     torch.manual_seed(3)
@@ -564,6 +575,7 @@ def test_a_key_selects_a_subtree(tmp_path: Path) -> None:
         "model": {"a.b": {"w": torch.ones(1)}, "c": [torch.ones(2), {"d": torch.ones(3)}]},
         "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [{"x": torch.ones(1)}],
         "epoch": 3,
     }
@@ -576,6 +588,7 @@ def test_a_key_selects_a_subtree(tmp_path: Path) -> None:
     assert_is(path, {"0": torch.ones(2)}, key="model.c.0")
     assert_is(path, {"x": torch.ones(1)}, key="lr_schedulers.0")
     assert_is(path, {"0.x": torch.ones(1)}, key="lr_schedulers")
+    assert_is(path, dict(flat([optimizer.state_dict()])), key="optimizer_states")
     assert_is(path, dict(flat(optimizer.state_dict())), key="optimizer")
     assert_is(path, dict(flat(optimizer.state_dict()["state"])), key="optimizer.state")
 
@@ -706,6 +719,27 @@ def test_tensors_of_torchscript(how: str, tmp_path: Path) -> None:
         back = torch.jit.load(path).state_dict()
     assert_is(path, dict(back))
     assert set(back) == set(model.state_dict())
+
+
+# How a format is added.
+
+
+def test_the_reader_that_contributing_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    reader: dict[str, Any] = {}
+    exec(compile(code, "CONTRIBUTING.md", "exec"), reader)
+    path = tmp_path / "vector"
+    path.write_bytes(b"VEC1" + np.arange(5, dtype=np.float32).tobytes())
+    assert reader["can_open"](str(path))
+    assert not reader["can_open"](str(tmp_path))
+    checkpoint = reader["open_checkpoint"](str(path), OpenOptions())
+    assert ckptdiff.diff(checkpoint, {"vector": np.arange(5, dtype=np.float32)}).exit_status == 0
+    with pytest.raises(ValueError, match="nothing nested"):
+        reader["open_checkpoint"](str(path), OpenOptions(key="x"))
+    path.write_bytes(b"VEC1abc")
+    with pytest.raises(ckptdiff.InvalidCheckpointError, match="vector"):
+        reader["open_checkpoint"](str(path), OpenOptions())
 
 
 # The same tensors are the same result.

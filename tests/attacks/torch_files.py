@@ -557,8 +557,23 @@ def patched(folder: Path, record: int, offset: int, value: bytes) -> Path:
 
 @attack(FILE, "data/0")
 def record_encrypted(folder: Path) -> Path:
-    """Says that its tensor is encrypted."""
-    return patched(folder, 2, 8, b"\x01\0")
+    """Says that its tensor is encrypted, here and there."""
+    path = patched(folder, 2, 8, b"\x01\0")
+    content = bytearray(path.read_bytes())
+    local = content.index(f"{FOLDER}/data/0".encode()) - 30
+    content[local + 6] = 1
+    path.write_bytes(content)
+    return path
+
+
+@attack(FILE, "data/0")
+def record_encrypted_in_its_local_header(folder: Path) -> Path:
+    """Says so only before the data."""
+    path = write_zip(folder / FILE, GOOD)
+    content = bytearray(path.read_bytes())
+    content[content.index(f"{FOLDER}/data/0".encode()) - 30 + 6] = 1
+    path.write_bytes(content)
+    return path
 
 
 @attack(FILE, "data/0")
@@ -617,12 +632,26 @@ def local_header_with_another_name(folder: Path) -> Path:
 
 @attack(FILE)
 def local_header_with_a_long_extra_field(folder: Path) -> Path:
-    """Has an extra field before the data that reaches into what follows."""
+    """Has an extra field before the data, so that the data reaches into what follows."""
     path = write_zip(folder / FILE, GOOD)
     content = bytearray(path.read_bytes())
     name = content.index(f"{FOLDER}/data/0".encode())
-    content[name - 2 : name] = b"\xff\xff"
+    content[name - 2] = 8
     path.write_bytes(content)
+    return path
+
+
+@attack(FILE)
+def record_quoted_in_another(folder: Path) -> Path:
+    """Has a whole second record inside the data of a first: two storages share bytes."""
+    name = f"{FOLDER}/data/1".encode()
+    quoted = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 0, 0, 0, 0, 8, 8, len(name), 0)
+    quoted += name + DATA
+    path = write_zip(folder / FILE, GOOD, {"0": DATA + quoted, "1": DATA})
+    content = path.read_bytes()
+    at = content.rindex(b"PK\x01\x02", 0, content.rindex(name))
+    inside = struct.pack("<I", content.index(quoted))
+    path.write_bytes(content[: at + 42] + inside + content[at + 46 :])
     return path
 
 
