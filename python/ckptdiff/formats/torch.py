@@ -186,13 +186,13 @@ class _Twins:
         self._views: dict[str, list[tuple[str, tuple[object, ...]]]] = {}
         for _, tensor in tensors:
             if isinstance(tensor, StoredTensor) and isinstance(tensor.storage, Storage):
-                tensor.storage.base.views += 1
+                tensor.storage.root.views += 1
 
     def of(self, name: str, tensor: StoredTensor) -> str | None:
         """The name of the first tensor that is the same as this one, if there is one."""
         storage = tensor.storage
         assert isinstance(storage, Storage)
-        if storage.base.views == 1:
+        if storage.root.views == 1:
             return None
         identity = _identity(tensor)
         views = self._views.setdefault(storage.key, [])
@@ -254,11 +254,11 @@ def _view(tensor: StoredTensor, path: str, name: str) -> _View:
         elements *= size
     width = dtype.bytes
     first = storage.first * storage.element_bytes
-    at = storage.base.offset + first + offset * width
+    at = storage.root.offset + first + offset * width
     if elements == 0:
-        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), storage.base.offset, 0)
+        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), storage.root.offset, 0)
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    held = min(storage.elements * storage.element_bytes, storage.base.size - first)
+    held = min(storage.elements * storage.element_bytes, storage.root.size - first)
     if (offset + reach + 1) * width > held:
         raise _broken(
             path,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from ckptdiff.errors import InvalidCheckpointError
@@ -50,6 +50,9 @@ _TAIL_BYTES = _END.size + 0xFFFF + _ZIP64_LOCATOR.size + _ZIP64_END.size
 _SHORT_TAIL_BYTES = 1024
 # A directory of ten million records; nobody has that many tensors.
 _DIRECTORY_BYTES_AT_MOST = 1 << 30
+_DIRECTORY_PART = 1 << 20
+# A directory's entry with the longest name, extra field and comment.
+_ENTRY_AT_MOST = _CENTRAL.size + 3 * 0xFFFF
 
 
 class Record(NamedTuple):
@@ -92,8 +95,8 @@ class Archive:
         self._sizes = array("Q")
         self._methods = array("H")
         self._flags = array("H")
-        self._directory_at, directory, count = self._find_directory()
-        self._read_directory(directory, count)
+        self._directory_at, directory_size, count = self._find_directory()
+        self._read_directory(directory_size, count)
         self._ends = self._check_overlaps()
 
     def __contains__(self, name: object) -> bool:
@@ -178,8 +181,8 @@ class Archive:
             length -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _find_directory(self) -> tuple[int, bytes, int]:
-        """Where the directory is, its bytes, and how many records it has."""
+    def _find_directory(self) -> tuple[int, int, int]:
+        """Where the directory is, how many bytes it has, and how many records."""
         tail, tail_at, end_at = b"", 0, -1
         for length in (_SHORT_TAIL_BYTES, _TAIL_BYTES):
             tail_at = max(0, self._size - length)
@@ -203,13 +206,7 @@ class Archive:
             )
         if size > _DIRECTORY_BYTES_AT_MOST or count * _CENTRAL.size > size:
             raise self._no_archive(f"a directory of {count} records in {size} bytes")
-        if offset >= tail_at:
-            directory = tail[offset - tail_at : offset - tail_at + size]
-        else:
-            directory = self._pread(size, offset)
-        if len(directory) != size:
-            raise self._no_archive("its directory is cut off")
-        return offset, directory, count
+        return offset, size, count
 
     def _find_zip64_end(self, end_at: int) -> tuple[int, int, int, int, int, int, int] | None:
         """The fields of the zip64 end record, preceded by where it lies; None without one."""
@@ -230,13 +227,20 @@ class Archive:
             raise self._no_archive("its zip64 end record does not end where it should")
         return record_at, disk, directory_disk, here, count, size, offset
 
-    def _read_directory(self, directory: bytes, count: int) -> None:
+    def _read_directory(self, size: int, count: int) -> None:
+        # A part at a time: of 200,000 records the directory alone has 14 MB.
+        directory = self._pread(min(size, _DIRECTORY_PART), self._directory_at)
+        left = size - len(directory)
         at = 0
         for index in range(count):
+            if left > 0 and len(directory) - at < _ENTRY_AT_MOST:
+                part = self._pread(min(left, _DIRECTORY_PART), self._directory_at + size - left)
+                directory, at = directory[at:] + part, 0
+                left = left - len(part) if part else 0
             if at + _CENTRAL.size > len(directory):
                 raise self._no_archive(f"a directory of {index} records instead of {count}")
             fields = _CENTRAL.unpack_from(directory, at)
-            flags, method, stored_size, size = fields[3], fields[4], fields[8], fields[9]
+            flags, method, stored_size, full_size = fields[3], fields[4], fields[8], fields[9]
             name_length, extra_length, comment_length = fields[10:13]
             disk, header_at = fields[13], fields[16]
             name_at = at + _CENTRAL.size
@@ -245,10 +249,10 @@ class Archive:
             if fields[0] != _CENTRAL_SIGNATURE or at > len(directory):
                 raise self._no_archive(f"record {index} of its directory is broken")
             name = _decode(directory[name_at:extra_at])
-            if _IN_ZIP64_32 in (stored_size, size, header_at) or disk == _IN_ZIP64_16:
+            if _IN_ZIP64_32 in (stored_size, full_size, header_at) or disk == _IN_ZIP64_16:
                 extra = directory[extra_at : extra_at + extra_length]
-                size, stored_size, header_at, disk = self._zip64_values(
-                    name, extra, size, stored_size, header_at, disk
+                full_size, stored_size, header_at, disk = self._zip64_values(
+                    name, extra, full_size, stored_size, header_at, disk
                 )
             if disk:
                 raise self._no_archive("it is one of several volumes")
@@ -259,10 +263,10 @@ class Archive:
             self._indices[name] = index
             self._headers.append(header_at)
             self._stored_sizes.append(stored_size)
-            self._sizes.append(size)
+            self._sizes.append(full_size)
             self._methods.append(method)
             self._flags.append(flags)
-        if at != len(directory):
+        if at != len(directory) or left > 0:
             raise self._no_archive(f"its directory has more than its {count} records")
 
     def _zip64_values(
@@ -297,7 +301,9 @@ class Archive:
     def _check_overlaps(self) -> array[int]:
         """Where at the latest each record ends: at the next header, or at the directory."""
         headers = self._headers
-        order = sorted(range(len(headers)), key=headers.__getitem__)
+        order: Sequence[int] = range(len(headers))
+        if any(headers[index] > headers[index + 1] for index in range(len(headers) - 1)):
+            order = sorted(order, key=headers.__getitem__)
         names: list[str] | None = None
         ends = array("Q", bytes(8 * len(headers)))
         limit = self._directory_at

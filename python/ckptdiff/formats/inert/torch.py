@@ -49,7 +49,7 @@ class Storage:
 
     ``elements`` from the element ``first`` of the bytes that are kept under ``key``; ``offset`` and
     ``size`` are where these lie in the file, -1 until it has been found. A key can be used with
-    several dtypes or parts: those share the place of the ``base``, the first of them.
+    several dtypes or parts: those have the place of their ``root``, the first of them.
     """
 
     __slots__ = ("base", "elements", "first", "key", "kind", "offset", "size", "views")
@@ -59,11 +59,17 @@ class Storage:
         self.key = key
         self.elements = elements
         self.first = first
-        self.base = self
+        # None for the first: a reference to itself would keep it until garbage is collected
+        self.base: Storage | None = None
         self.offset = -1
         self.size = -1
         #: how many tensors are views of this key's bytes, once a reader has counted them
         self.views = 0
+
+    @property
+    def root(self) -> Storage:
+        """The storage of this key that knows where its bytes lie."""
+        return self if self.base is None else self.base
 
     @property
     def element_bytes(self) -> int:
