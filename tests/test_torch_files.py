@@ -17,6 +17,7 @@ import ckptdiff
 import numpy as np
 import pytest
 import torch
+from ckptdiff.formats import torch as torch_format
 from ckptdiff.formats.options import OpenOptions
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file as save_safetensors
@@ -688,6 +689,21 @@ def test_the_weights_of_a_training_directory(tmp_path: Path) -> None:
 def test_the_content_tells_the_format(name: str, save: Save, tmp_path: Path) -> None:
     save({"w": torch.ones(2)}, tmp_path / name)
     assert_is(tmp_path / name, {"w": torch.ones(2)})
+
+
+def test_an_archive_of_something_else_is_not_taken_for_torch(tmp_path: Path) -> None:
+    np.savez(tmp_path / "arrays.npz", w=np.ones(3))
+    (tmp_path / "arrays.npz").rename(tmp_path / "arrays.bin")
+    assert not torch_format.can_open(str(tmp_path / "arrays.bin"))
+    assert not torch_format.can_open(str(tmp_path))
+
+
+def test_a_broken_file_is_what_a_directory_holds(tmp_path: Path) -> None:
+    """The reason it cannot be read is said, and not that there is nothing."""
+    torch.save({"w": torch.ones(3)}, tmp_path / "weights.bin")
+    content = (tmp_path / "weights.bin").read_bytes()
+    (tmp_path / "weights.bin").write_bytes(content[:-10])
+    assert_one_line_of_trouble(invoke("ls", tmp_path), "weights.bin", "cut off")
 
 
 # TorchScript.

@@ -58,10 +58,19 @@ def can_open(path: str) -> bool:
         return False
     if path.endswith(_INDEX_SUFFIX):
         return True
-    start = first_bytes(path, 4)
-    if path.endswith((*_FILE_SUFFIXES, *_SCRIPT_SUFFIXES)) and start.startswith((b"PK", b"\x80")):
+    return _is_torch_file(path)
+
+
+def _is_torch_file(path: str) -> bool:
+    """By the content; of what is broken, or a pickle of something else, the suffix decides."""
+    is_named_so = path.endswith((*_FILE_SUFFIXES, *_SCRIPT_SUFFIXES))
+    start = first_bytes(path, 2)
+    if start.startswith(b"\x80") and is_named_so:
         return True
-    return start.startswith((b"PK", b"\x80")) and is_torch_file(path)
+    try:
+        return start.startswith((b"PK", b"\x80")) and is_torch_file(path)
+    except InvalidCheckpointError:
+        return is_named_so
 
 
 def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
@@ -355,21 +364,14 @@ def _indexes(directory: str) -> list[str]:
 
 
 def _weight_files(directory: str) -> list[str]:
-    """The torch files of a directory that are not, by their name, the state of training.
-
-    One of a usual name counts whatever it holds: what is wrong with it has to be said.
-    """
+    """The torch files of a directory that are not, by their name, the state of training."""
     names = sorted(
         name
         for name in os.listdir(directory)
         if name.endswith(_FILE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
     )
     paths = ((name, os.path.join(directory, name)) for name in names)
-    return [
-        name
-        for name, path in paths
-        if os.path.isfile(path) and (name in _USUAL_FILES or is_torch_file(path))
-    ]
+    return [name for name, path in paths if os.path.isfile(path) and _is_torch_file(path)]
 
 
 def _shards(index: str) -> Iterator[_Shard]:

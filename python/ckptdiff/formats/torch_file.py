@@ -50,14 +50,14 @@ class TorchFile(NamedTuple):
 
 
 def is_torch_file(path: str) -> bool:
-    """Whether the content is torch's: a zip archive with a data.pkl, or torch's magic number."""
+    """Whether the content is torch's: a zip archive with a data.pkl, or torch's magic number.
+
+    Raises InvalidCheckpointError for a zip archive that cannot be read.
+    """
     with open(path, "rb") as file:
         start = file.read(_MAGIC_WITHIN)
         if begins_as_zip(start):
-            try:
-                return bool(_folders(Archive(file, path)))
-            except InvalidCheckpointError:
-                return False
+            return bool(_folders(Archive(file, path)))
         return start.startswith(b"\x80") and _MAGIC_PICKLED in start
 
 
