@@ -8,7 +8,7 @@ asks for it, so a checkpoint of 200,000 tensors costs no more Python objects tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +30,8 @@ class TensorRef:
     """What a checkpoint says about one tensor, without its values.
 
     ``dtype`` is the safetensors name (``BF16``), ``bytes`` the stored size, and the concatenated
-    ``spans`` are the tensor's bytes. A packed dtype (``F4``) has the shape of its elements.
+    ``spans`` are the tensor's bytes; there are none for one whose elements lie apart, and for one
+    of a kind that can only be listed. A packed dtype (``F4``) has the shape of its elements.
     """
 
     name: str
@@ -52,12 +53,22 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_path")
+    __slots__ = ("_format", "_manifest", "_notes", "_path", "_tied")
 
-    def __init__(self, manifest: Manifest, *, path: str | None, format: str) -> None:  # noqa: A002
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        path: str | None,
+        format: str,  # noqa: A002
+        tied: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         self._manifest = manifest
         self._path = path
         self._format = format
+        self._tied = dict(tied or {})
+        self._notes = tuple(notes)
 
     @property
     def manifest(self) -> Manifest:
@@ -71,8 +82,18 @@ class Checkpoint(Mapping[str, TensorRef]):
 
     @property
     def format(self) -> str:
-        """``safetensors`` or ``memory``."""
+        """The format's name: ``safetensors``, ``torch``, ``memory`` …"""
         return self._format
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Names of tensors that are the very bytes of another one, and that one's name."""
+        return self._tied
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the checkpoint holds beside these tensors, a sentence each."""
+        return self._notes
 
     @property
     def metadata(self) -> dict[str, str]:

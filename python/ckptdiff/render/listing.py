@@ -21,6 +21,7 @@ __all__ = ["Block", "Listing", "Sums"]
 Value = TypeVar("Value", bound=Hashable)
 
 _BLOCK = 1024
+_REMARKS_AT_MOST = 20
 _FIELDS = ("name", "dtype", "shape", "numel", "bytes", "shard")
 
 
@@ -110,6 +111,7 @@ class Listing:
             yield ""
         yield screen.style(self._sums(), "bold")
         yield screen.style(self._dtype_sums(), "dim")
+        yield from map(escape, self._remarks())
 
     def _strips(self, with_shard: bool) -> Iterator[list[Strip]]:
         for block in self.blocks():
@@ -132,6 +134,8 @@ class Listing:
                 "format": self.checkpoint.format,
                 "files": list(self.checkpoint.files),
                 "metadata": self.checkpoint.metadata,
+                "tied": dict(self.checkpoint.tied),
+                "notes": list(self.checkpoint.notes),
             },
         )
         yield (
@@ -164,12 +168,27 @@ class Listing:
         left_out = len(self.checkpoint) - len(self.indices)
         return text + (f"; {left_out:,} left out by globs" if left_out else "")
 
+    def _remarks(self) -> Iterator[str]:
+        """What the checkpoint says beside its tensors, some lines of each kind."""
+        yield from self.checkpoint.notes
+        tied = [f"tied: {name} = {twin}" for name, twin in self.checkpoint.tied.items()]
+        yield from _some(tied, "tied tensors")
+        metadata = self.checkpoint.metadata.items()
+        yield from _some([f"{key}: {value}" for key, value in metadata], "lines of metadata")
+
     def _dtype_sums(self) -> str:
         return ", ".join(
             f"{escape(dtype)}: {plural(sums.tensors, 'tensor')}, "
             f"{human_count(sums.elements)} elements, {human_bytes(sums.bytes)}"
             for dtype, sums in self.sums.items()
         )
+
+
+def _some(lines: Sequence[str], what: str) -> Iterator[str]:
+    yield from lines[:_REMARKS_AT_MOST]
+    rest = len(lines) - _REMARKS_AT_MOST
+    if rest > 0:
+        yield f"… and {rest:,} more {what} (--format json has all)"
 
 
 def _json_rows(block: Block) -> json.Encoded:

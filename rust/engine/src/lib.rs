@@ -13,11 +13,14 @@ mod mapped;
 mod names;
 mod order;
 mod pair;
+mod pickle;
 mod run;
 mod safetensors;
 #[cfg(target_os = "linux")]
 mod sigbus;
 mod source;
+mod spans;
+mod strided;
 mod table;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
@@ -26,7 +29,9 @@ pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView
 pub use names::Names;
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
+pub use pickle::{PickleFault, strip_pickle};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, WINDOW_BYTES, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, MappedReads, Reading, Source, Window};
+pub use spans::SpanManifest;
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};
