@@ -74,6 +74,7 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
+        deflated: Sequence[tuple[int, int, int, int]] = [],
     ) -> Manifest:
         """Describe tensors of files as (name, dtype, shape, spans).
 
@@ -81,6 +82,8 @@ class Manifest:
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. That and ``metadata`` are looked at when all of ``tensors`` has been walked.
+        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length) is one
+        more source, numbered behind ``sources``: what the bytes there inflate to.
 
         Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
         are not as many as dtype and shape take, or where two tensors have one name.

@@ -47,15 +47,18 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None))]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = Vec::new()))]
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
         metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
+        deflated: Vec<spans::Deflated>,
     ) -> PyResult<Self> {
         Ok(Self {
-            inner: Arc::new(spans::manifest(sources, tensors, metadata, strided)?),
+            inner: Arc::new(spans::manifest(
+                sources, tensors, metadata, strided, deflated,
+            )?),
         })
     }
 

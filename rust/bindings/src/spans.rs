@@ -17,14 +17,23 @@ type Plain = (PyBackedStr, PyBackedStr, Vec<u64>, Vec<(u32, u64, u64)>);
 /// (name, dtype, shape, source, byte offset, byte strides)
 type Strided = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, Vec<u64>);
 
+/// (source, byte offset, stored length, inflated length)
+pub(crate) type Deflated = (u32, u64, u64, u64);
+
 /// A manifest of tensors of files.
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
     tensors: &Bound<'_, PyAny>,
     metadata: Option<&Bound<'_, PyAny>>,
     strided: Option<&Bound<'_, PyAny>>,
+    deflated: Vec<Deflated>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
+    for (source, offset, stored_length, length) in deflated {
+        collected
+            .add_deflated(source, offset, stored_length, length)
+            .map_err(exception)?;
+    }
     for tensor in tensors.try_iter()? {
         let (name, dtype, shape, spans) = tensor?.extract::<Plain>()?;
         let spans: Vec<Span> = spans

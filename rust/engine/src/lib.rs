@@ -5,6 +5,7 @@
 //! threads, reduce them and merge the partials in an order that shapes alone decide; a
 //! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
 
+mod deflated;
 mod error;
 mod json;
 mod manifest;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ckptdiff_kernels::DType;
 
+use crate::deflated::{DeflatedSource, Inflated};
 use crate::error::{Error, TensorFault};
 use crate::manifest::{Manifest, ManifestBuilder, Span};
 use crate::source::{FileSource, Source};
@@ -24,7 +25,7 @@ const UNKNOWN_DTYPES_AT_MOST: usize = 1000;
 const ARENA: u64 = u32::MAX as u64;
 
 struct File {
-    source: Arc<FileSource>,
+    source: Arc<dyn Source>,
     path: PathBuf,
     size: u64,
 }
@@ -34,6 +35,7 @@ pub struct SpanManifest {
     builder: ManifestBuilder,
     files: Vec<File>,
     blocks: Arc<Blocks>,
+    inflated: Arc<Inflated>,
     strided: usize,
     unknown: HashSet<String>,
     names: u64,
@@ -59,8 +61,8 @@ impl SpanManifest {
             if !metadata.is_file() {
                 return Err(Error::NotAFile { path });
             }
-            let source = Arc::new(FileSource::new(path.clone()));
-            builder.add_source(Arc::clone(&source) as Arc<dyn Source>);
+            let source: Arc<dyn Source> = Arc::new(FileSource::new(path.clone()));
+            builder.add_source(Arc::clone(&source));
             files.push(File {
                 source,
                 path,
@@ -71,11 +73,57 @@ impl SpanManifest {
             builder,
             files,
             blocks: Arc::default(),
+            inflated: Arc::default(),
             strided: 0,
             unknown: HashSet::new(),
             names: 0,
             places: 0,
         })
+    }
+
+    /// Add a deflated part of a file as a source of its own, which spans call by the next number.
+    ///
+    /// All of these come before the first tensor, whose strides may make further sources.
+    pub fn add_deflated(
+        &mut self,
+        source: u32,
+        offset: u64,
+        stored_length: u64,
+        length: u64,
+    ) -> Result<(), Error> {
+        let number = self.files.len();
+        let fail = |files: &[File], fault| Error::Tensor {
+            path: file_path(files, source),
+            tensor: format!("in compressed record {number}"),
+            fault,
+        };
+        let Some(file) = self.files.get(source as usize) else {
+            return Err(fail(&self.files, TensorFault::NoSuchFile));
+        };
+        let end = offset.checked_add(stored_length);
+        if end.is_none_or(|end| end > file.size) {
+            let fault = TensorFault::PastEnd {
+                offset,
+                length: stored_length,
+                size: file.size,
+            };
+            return Err(fail(&self.files, fault));
+        }
+        let path = file.path.clone();
+        let source: Arc<dyn Source> = Arc::new(DeflatedSource::new(
+            Arc::clone(&file.source),
+            Arc::clone(&self.inflated),
+            number,
+            (offset, stored_length),
+            length,
+        ));
+        self.builder.add_source(Arc::clone(&source));
+        self.files.push(File {
+            source,
+            path,
+            size: length,
+        });
+        Ok(())
     }
 
     /// Add a tensor whose bytes are these spans, in row-major order of its elements.
@@ -173,7 +221,7 @@ impl SpanManifest {
             return Err(fail(&self.files, fault));
         }
         let view = StridedSource::new(
-            Arc::clone(&file.source) as Arc<dyn Source>,
+            Arc::clone(&file.source),
             Arc::clone(&self.blocks),
             self.strided,
             offset,
