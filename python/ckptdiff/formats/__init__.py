@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.formats import recognise, safetensors, torch
+from ckptdiff.formats import numpy, recognise, safetensors, torch
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
 __all__ = ["FORMATS", "Format", "open_path"]
@@ -30,6 +30,7 @@ class Format(NamedTuple):
 FORMATS: tuple[Format, ...] = (
     Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
     Format("torch", torch.can_open, torch.open_checkpoint),
+    Format("numpy", numpy.can_open, numpy.open_checkpoint),
 )
 
 
