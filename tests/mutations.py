@@ -1,4 +1,4 @@
-"""Files with a few bytes changed, for as long as ``CKPTDIFF_FUZZ_SECONDS`` says (a second in CI)."""
+"""Files with a few bytes changed, for as long as ``CKPTDIFF_FUZZ_SECONDS`` says, a second in CI."""
 
 from __future__ import annotations
 

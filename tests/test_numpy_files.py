@@ -180,7 +180,7 @@ def test_a_directory_with_one_archive(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", w=filled("f4", (2,)))
     assert list(ckptdiff.open(tmp_path)) == ["w"]
     np.savez(tmp_path / "b.npz", w=filled("f4", (2,)))
-    with pytest.raises(ckptdiff.InvalidCheckpointError, match="2 .npz files"):
+    with pytest.raises(ckptdiff.InvalidCheckpointError, match=r"2 \.npz files"):
         ckptdiff.open(tmp_path)
 
 

@@ -22,8 +22,7 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 # File names that mark a checkpoint which this version cannot read.
 _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
-    (".distcp", "torch distributed checkpoint"),
-    (".metadata", "torch distributed checkpoint"),
+    (".distcp", "torch distributed checkpoint"),  # one without its .metadata
     (".gguf", "GGUF"),
     (".npy", "NumPy"),  # one array each; a file is opened, a folder of them is not
     (".h5", "HDF5"),

@@ -47,17 +47,18 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = Vec::new()))]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = Vec::new(), parted = None))]
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
         metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
         deflated: Vec<spans::Deflated>,
+        parted: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         Ok(Self {
             inner: Arc::new(spans::manifest(
-                sources, tensors, metadata, strided, deflated,
+                sources, tensors, metadata, strided, deflated, parted,
             )?),
         })
     }

@@ -140,6 +140,11 @@ pub enum TensorFault {
     PastEnd { offset: u64, length: u64, size: u64 },
     #[error("elements of {dtype} cannot be told apart by these strides")]
     NoStrides { dtype: String },
+    #[error(
+        "its {parts} parts are not the whole of shape {}: something is missing, or there twice",
+        listed(shape)
+    )]
+    PartsDoNotCover { parts: usize, shape: Vec<u64> },
     #[error("is one too many: names or shapes of the checkpoint take more than 4 GiB")]
     TooMuch,
     #[error(
