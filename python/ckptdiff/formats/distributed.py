@@ -1,10 +1,10 @@
 """torch distributed checkpoints (DCP): ``.metadata``, and ``.distcp`` files that ranks wrote.
 
 ``.metadata`` is a pickle: for each tensor its shape and dtype and the boxes it was cut into, and
-for each box where its item lies, as (file, offset, length). An item is a whole torch zip file with one
-tensor in it, so each item has a directory of its own and a pickle of its own, which say where the
-elements are. Both are read with the inert machine of :mod:`ckptdiff.formats.inert`. A run without
-collectives leaves a ``__RANK.metadata`` for each rank and none for all.
+for each box where its item lies, as (file, offset, length). An item is a whole torch zip file with
+one tensor in it, so each has a directory and a pickle of its own, which say where the elements are.
+Both are read with the inert machine of :mod:`ckptdiff.formats.inert`. A run without collectives
+leaves a ``__RANK.metadata`` for each rank and none for all.
 
 Boxes that are cut along the first dimension are spans in a row; others the core puts together. They
 must be the whole tensor, once: nothing is filled in. OLMo-core writes the same with a class of its

@@ -1,4 +1,4 @@
-"""OLMo's own checkpoints of the first generation: ``config.yaml`` beside ``model.*`` and ``optim.*``.
+"""OLMo's checkpoints of the first generation: ``config.yaml``, ``model.*`` and ``optim.*``.
 
 Weights are ``model.pt``, or ``model.safetensors`` whose names are pickles in base64: of the keys of
 nested dictionaries, and whether the value is a pickle itself (``gASV`` is how such a name begins).
