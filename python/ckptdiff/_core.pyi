@@ -74,7 +74,7 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
-        deflated: Sequence[tuple[int, int, int, int]] = [],
+        deflated: Sequence[tuple[int, int, int, int]] | None = None,
         parted: Iterable[
             tuple[
                 str,

@@ -121,7 +121,7 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
         plain = [tensor for key, name in selected for tensor in collected.tensors_of(key, name)]
         collected.metadata |= _run_directory(directory)
         manifest = Manifest.from_spans(
-            items.paths, plain, collected.metadata, collected.strided, [], collected.parted
+            items.paths, plain, collected.metadata, collected.strided, None, collected.parted
         )
     notes = []
     if left_out:

@@ -85,7 +85,7 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
             )
         else:
             plain.append((name, parts[0].dtype, shape, ()))
-    manifest = Manifest.from_spans(sources, plain, None, None, [], parted)
+    manifest = Manifest.from_spans(sources, plain, None, None, None, parted)
     return Checkpoint(manifest, path=path, format="safetensors shards")
 
 

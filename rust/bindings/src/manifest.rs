@@ -47,13 +47,13 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = Vec::new(), parted = None))]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = None, parted = None))]
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
         metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
-        deflated: Vec<spans::Deflated>,
+        deflated: Option<Vec<spans::Deflated>>,
         parted: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         Ok(Self {

@@ -34,11 +34,11 @@ pub(crate) fn manifest(
     tensors: &Bound<'_, PyAny>,
     metadata: Option<&Bound<'_, PyAny>>,
     strided: Option<&Bound<'_, PyAny>>,
-    deflated: Vec<Deflated>,
+    deflated: Option<Vec<Deflated>>,
     parted: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
-    for (source, offset, stored_length, length) in deflated {
+    for (source, offset, stored_length, length) in deflated.unwrap_or_default() {
         collected
             .add_deflated(source, offset, stored_length, length)
             .map_err(exception)?;
