@@ -134,6 +134,8 @@ pub enum TensorFault {
     Hole { begin: u64, end: u64 },
     #[error("there are two tensors of this name")]
     NameTwice,
+    #[error("{0}")]
+    BrokenData(String),
     #[error("there is no file of that number")]
     NoSuchFile,
     #[error("{length} bytes at {offset} reach beyond the file's {size}; truncated?")]
