@@ -78,6 +78,16 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
+        deflated: Sequence[tuple[int, int, int, int]] | None = None,
+        parted: Iterable[
+            tuple[
+                str,
+                str,
+                Sequence[int],
+                Sequence[tuple[int, int, Sequence[int], Sequence[int], Sequence[int] | None]],
+            ]
+        ]
+        | None = None,
     ) -> Manifest:
         """Describe tensors of files as (name, dtype, shape, spans).
 
@@ -85,6 +95,11 @@ class Manifest:
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. That and ``metadata`` are looked at when all of ``tensors`` has been walked.
+        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length) is one
+        more source, numbered behind ``sources``: what the bytes there inflate to. A tensor that
+        is cut along any dimensions is (name, dtype, shape, parts) in ``parted``, and a part is
+        (index in ``sources``, byte offset, where it begins in each dimension, its size in each,
+        byte strides or None where its elements lie in order); parts are not empty.
 
         Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
         are not as many as dtype and shape take, or where two tensors have one name.

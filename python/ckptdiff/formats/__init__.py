@@ -13,7 +13,15 @@ from typing import NamedTuple
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.formats import recognise, safetensors, torch
+from ckptdiff.formats import (
+    distributed,
+    numpy,
+    olmo,
+    recognise,
+    safetensors,
+    safetensors_shards,
+    torch,
+)
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
 __all__ = ["FORMATS", "Format", "open_path"]
@@ -28,8 +36,12 @@ class Format(NamedTuple):
 
 
 FORMATS: tuple[Format, ...] = (
+    Format("torch distributed", distributed.can_open, distributed.open_checkpoint),
+    Format("safetensors shards", safetensors_shards.can_open, safetensors_shards.open_checkpoint),
+    Format("olmo", olmo.can_open, olmo.open_checkpoint),
     Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
     Format("torch", torch.can_open, torch.open_checkpoint),
+    Format("numpy", numpy.can_open, numpy.open_checkpoint),
 )
 
 

@@ -25,7 +25,7 @@ from ckptdiff.formats.inert import DType, IdentityKey, InertObject, StoredTensor
 from ckptdiff.formats.optimizer import Holder, is_optimizer_state, parameter_names
 from ckptdiff.formats.options import OpenOptions
 
-__all__ = ["Flattened", "Tensor", "flatten"]
+__all__ = ["Flattened", "Tensor", "flatten", "is_training_state_key", "plain_text"]
 
 Tensor: TypeAlias = StoredTensor | UnsupportedTensor
 
@@ -181,7 +181,7 @@ class _Walk:
             self._entries -= len(item)
         if item is None:
             return
-        text = _plain_text(item)
+        text = plain_text(item)
         if text is not None:
             if len(self.found.metadata) < _METADATA_ENTRIES_AT_MOST:
                 self.found.metadata[name] = text
@@ -207,13 +207,18 @@ class _Walk:
         return InvalidCheckpointError(f"{self._source}: holds values {what}{where}")
 
 
+def is_training_state_key(key: str) -> bool:
+    """Whether a dictionary's value under this key is the state of training, and no weights."""
+    return len(key) < 100 and _TRAINING_STATE.fullmatch(key) is not None
+
+
 def _is_training_state(key: object, item: object) -> bool:
     if isinstance(item, (StoredTensor, UnsupportedTensor)):
         # a weight may be called scaler; a generator's state is a tensor of its own
         return isinstance(key, str) and _GENERATOR_STATE.fullmatch(key) is not None
     if not isinstance(item, (dict, list, tuple, InertObject)):
         return False
-    if isinstance(key, str) and len(key) < 100 and _TRAINING_STATE.fullmatch(key) is not None:
+    if isinstance(key, str) and is_training_state_key(key):
         return True
     return is_optimizer_state(item)
 
@@ -243,7 +248,7 @@ def _key_text(key: object) -> str:
     return f"<{type(key).__name__}>"
 
 
-def _plain_text(value: object) -> str | None:
+def plain_text(value: object) -> str | None:
     """The text of a number, a string, or a list of such; None for anything else."""
     if isinstance(value, str):
         return _shortened(value)

@@ -14,7 +14,6 @@ __all__ = ["first_bytes", "hub_snapshot", "some_of", "why_not"]
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, but not of torch"),
     (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a NumPy .npy file"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x80\x02", "a Python pickle, but not of torch"),
     (b"\x80\x04", "a Python pickle, but not of torch"),
@@ -23,11 +22,9 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 
 # File names that mark a checkpoint which this version cannot read.
 _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
-    (".distcp", "torch distributed checkpoint"),
-    (".metadata", "torch distributed checkpoint"),
+    (".distcp", "torch distributed checkpoint"),  # one without its .metadata
     (".gguf", "GGUF"),
-    (".npz", "NumPy"),
-    (".npy", "NumPy"),
+    (".npy", "NumPy"),  # one array each; a file is opened, a folder of them is not
     (".h5", "HDF5"),
     (".msgpack", "Flax"),
     (".ckpt", "torch or TensorFlow"),

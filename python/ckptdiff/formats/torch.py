@@ -25,7 +25,7 @@ from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
 from ckptdiff.formats.torch_file import is_torch_file, read_torch_file
 
-__all__ = ["can_open", "open_checkpoint"]
+__all__ = ["View", "can_open", "open_checkpoint", "view_of"]
 
 _INDEX_SUFFIX = ".bin.index.json"
 _USUAL_INDEX = "pytorch_model.bin.index.json"
@@ -155,7 +155,7 @@ class _Collected:
             if isinstance(tensor, UnsupportedTensor):
                 yield name, tensor.what, _shape_of(tensor.shape, path, name), nothing
                 continue
-            view = _view(tensor, path, name)
+            view = view_of(tensor, path, name)
             if view.dtype is None:
                 yield name, view.unsupported, view.shape, nothing
                 continue
@@ -220,7 +220,7 @@ def _identity(tensor: StoredTensor) -> tuple[object, ...]:
     return (storage.first, tensor.offset, tensor.shape, tensor.stride, dtype)
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """Where a tensor's elements are. ``strides`` is None where they lie in one piece.
 
     ``dtype`` is None, and ``unsupported`` a word for the reason, where they cannot be read.
@@ -234,7 +234,7 @@ class _View(NamedTuple):
     unsupported: str = ""
 
 
-def _view(tensor: StoredTensor, path: str, name: str) -> _View:
+def view_of(tensor: StoredTensor, path: str, name: str) -> View:
     """Check a tensor against its storage. Raises InvalidCheckpointError that names it."""
     shape = _shape_of(tensor.shape, path, name)
     storage = tensor.storage
@@ -255,9 +255,9 @@ def _view(tensor: StoredTensor, path: str, name: str) -> _View:
     if type(offset) is not int or offset < 0:
         raise _broken(path, name, "has no offset into its storage")
     if dtype.safetensors is None or dtype.bytes == 0:
-        return _View(None, shape, unsupported=dtype.name)
+        return View(None, shape, unsupported=dtype.name)
     if tensor.flags:
-        return _View(None, shape, unsupported="conjugated or negated view")
+        return View(None, shape, unsupported="conjugated or negated view")
     elements = 1
     for size in shape:
         elements *= size
@@ -265,7 +265,7 @@ def _view(tensor: StoredTensor, path: str, name: str) -> _View:
     first = storage.first * storage.element_bytes
     at = storage.root.offset + first + offset * width
     if elements == 0:
-        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), storage.root.offset, 0)
+        return View(dtype.safetensors, _unpacked(shape, dtype, path, name), storage.root.offset, 0)
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     held = min(storage.elements * storage.element_bytes, storage.root.size - first)
     if (offset + reach + 1) * width > held:
@@ -275,11 +275,11 @@ def _view(tensor: StoredTensor, path: str, name: str) -> _View:
             f"reaches to byte {(offset + reach + 1) * width} of a storage of {held} bytes",
         )
     if _contiguous(shape, strides):
-        return _View(dtype.safetensors, _unpacked(shape, dtype, path, name), at, elements * width)
+        return View(dtype.safetensors, _unpacked(shape, dtype, path, name), at, elements * width)
     if dtype.safetensors == _PACKED:
-        return _View(None, shape, unsupported=f"{dtype.name}, not contiguous")
+        return View(None, shape, unsupported=f"{dtype.name}, not contiguous")
     byte_strides = tuple(stride * width for stride in strides)
-    return _View(dtype.safetensors, shape, at, elements * width, byte_strides)
+    return View(dtype.safetensors, shape, at, elements * width, byte_strides)
 
 
 def _unpacked(shape: tuple[int, ...], dtype: DType, path: str, name: str) -> tuple[int, ...]:

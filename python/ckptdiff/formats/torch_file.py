@@ -29,7 +29,7 @@ from ckptdiff.formats.inert import (
 )
 from ckptdiff.formats.zip import Archive, Record, begins_as_zip
 
-__all__ = ["TorchFile", "is_torch_file", "read_torch_file"]
+__all__ = ["TorchFile", "is_torch_file", "read_torch_file", "read_torch_item"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -39,6 +39,8 @@ _MAGIC_WITHIN = 32
 
 # A pickle of two million tensors.
 _PICKLE_BYTES_AT_MOST = 1 << 29
+# An item of a distributed checkpoint is one tensor, whose pickle has some hundred bytes.
+_ITEM_PICKLE_BYTES_AT_MOST = 1 << 16
 _FIRST_WINDOW = 1 << 20
 
 
@@ -73,6 +75,26 @@ def read_torch_file(path: str) -> TorchFile:
         return _read_legacy(file, path)
 
 
+def read_torch_item(file: BinaryIO, path: str, offset: int, size: int) -> object:
+    """Read the value of a torch zip file that is a part of a file, as distributed checkpoints have.
+
+    Its storages know where they lie in the whole file. Raises what :func:`read_torch_file` does.
+    """
+    archive = Archive(file, path, start=offset, size=size)
+    layout = _layout(archive)
+    if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
+        raise InvalidCheckpointError(f"{path}: an item at {offset} whose pickle is no tensor's")
+    storages: dict[str, Storage] = {}
+    value = unpickle(
+        os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset),
+        source=path,
+        known=_KNOWN,
+        persistent_load=_storage_loader(storages),
+    ).value
+    _place_all(archive, layout.folder, storages)
+    return value
+
+
 def _folders(archive: Archive) -> list[str]:
     """The folders that hold a data.pkl; torch writes one."""
     names = (name.split("/") for name in archive if name.endswith("data.pkl"))
@@ -90,14 +112,18 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
         known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
         persistent_load=_storage_loader(storages),
     )
-    archive = Archive(file, path)
+    _place_all(Archive(file, path), layout.folder, storages)
+    return TorchFile(unpickled.value, unpickled.end)
+
+
+def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -> None:
+    path = archive.path
     for key, storage in storages.items():
-        name = f"{layout.folder}/data/{key}"
+        name = f"{folder}/data/{key}"
         if name not in archive:
             raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
         record = archive.stored(name)
         _place(path, storage, record.offset, record.size)
-    return TorchFile(unpickled.value, unpickled.end)
 
 
 class _Layout(NamedTuple):

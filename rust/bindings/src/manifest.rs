@@ -47,15 +47,19 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None))]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = None, parted = None))]
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
         metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
+        deflated: Option<Vec<spans::Deflated>>,
+        parted: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         Ok(Self {
-            inner: Arc::new(spans::manifest(sources, tensors, metadata, strided)?),
+            inner: Arc::new(spans::manifest(
+                sources, tensors, metadata, strided, deflated, parted,
+            )?),
         })
     }
 
@@ -83,7 +87,7 @@ impl Manifest {
     fn files(&self) -> Vec<String> {
         let sources = self.inner.sources().iter();
         sources
-            .filter(|source| source.is_in_place())
+            .filter(|source| source.has_file_offsets())
             .map(|source| source.path().to_string_lossy().into_owned())
             .filter(|path| !path.is_empty())
             .collect()
@@ -156,7 +160,7 @@ impl Manifest {
         let spans = tensor
             .spans
             .iter()
-            .filter(|span| self.inner.sources()[span.source as usize].is_in_place())
+            .filter(|span| self.inner.sources()[span.source as usize].has_file_offsets())
             .map(|span| {
                 let source = &self.inner.sources()[span.source as usize];
                 let path = source.path().to_string_lossy().into_owned();

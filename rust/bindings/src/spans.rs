@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ckptdiff_engine::{Manifest, Span, SpanManifest};
+use ckptdiff_engine::{Manifest, PlacedPart, Span, SpanManifest};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedStr;
 
@@ -17,14 +17,32 @@ type Plain = (PyBackedStr, PyBackedStr, Vec<u64>, Vec<(u32, u64, u64)>);
 /// (name, dtype, shape, source, byte offset, byte strides)
 type Strided = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, Vec<u64>);
 
+/// (name, dtype, shape, parts), a part being (source, byte offset, origin, sizes, byte strides)
+type Parted = (
+    PyBackedStr,
+    PyBackedStr,
+    Vec<u64>,
+    Vec<(u32, u64, Vec<u64>, Vec<u64>, Option<Vec<u64>>)>,
+);
+
+/// (source, byte offset, stored length, inflated length)
+pub(crate) type Deflated = (u32, u64, u64, u64);
+
 /// A manifest of tensors of files.
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
     tensors: &Bound<'_, PyAny>,
     metadata: Option<&Bound<'_, PyAny>>,
     strided: Option<&Bound<'_, PyAny>>,
+    deflated: Option<Vec<Deflated>>,
+    parted: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
+    for (source, offset, stored_length, length) in deflated.unwrap_or_default() {
+        collected
+            .add_deflated(source, offset, stored_length, length)
+            .map_err(exception)?;
+    }
     for tensor in tensors.try_iter()? {
         let (name, dtype, shape, spans) = tensor?.extract::<Plain>()?;
         let spans: Vec<Span> = spans
@@ -44,6 +62,24 @@ pub(crate) fn manifest(
             let (name, dtype, shape, source, offset, strides) = tensor?.extract::<Strided>()?;
             collected
                 .add_strided(&name, &dtype, &shape, (source, offset), &strides)
+                .map_err(exception)?;
+        }
+    }
+    if let Some(parted) = parted {
+        for tensor in parted.try_iter()? {
+            let (name, dtype, shape, parts) = tensor?.extract::<Parted>()?;
+            let parts: Vec<PlacedPart> = parts
+                .into_iter()
+                .map(|(source, offset, origin, sizes, strides)| PlacedPart {
+                    source,
+                    offset,
+                    origin,
+                    sizes,
+                    strides,
+                })
+                .collect();
+            collected
+                .add_parts(&name, &dtype, &shape, &parts)
                 .map_err(exception)?;
         }
     }

@@ -134,12 +134,19 @@ pub enum TensorFault {
     Hole { begin: u64, end: u64 },
     #[error("there are two tensors of this name")]
     NameTwice,
+    #[error("{0}")]
+    BrokenData(String),
     #[error("there is no file of that number")]
     NoSuchFile,
     #[error("{length} bytes at {offset} reach beyond the file's {size}; truncated?")]
     PastEnd { offset: u64, length: u64, size: u64 },
     #[error("elements of {dtype} cannot be told apart by these strides")]
     NoStrides { dtype: String },
+    #[error(
+        "its {parts} parts are not the whole of shape {}: something is missing, or there twice",
+        listed(shape)
+    )]
+    PartsDoNotCover { parts: usize, shape: Vec<u64> },
     #[error("is one too many: names or shapes of the checkpoint take more than 4 GiB")]
     TooMuch,
     #[error(

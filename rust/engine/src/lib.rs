@@ -5,6 +5,8 @@
 //! threads, reduce them and merge the partials in an order that shapes alone decide; a
 //! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
 
+mod boxes;
+mod deflated;
 mod error;
 mod json;
 mod manifest;
@@ -33,5 +35,5 @@ pub use pickle::{PickleFault, strip_pickle};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, WINDOW_BYTES, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, MappedReads, Reading, Source, Window};
-pub use spans::SpanManifest;
+pub use spans::{PlacedPart, SpanManifest};
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};

@@ -563,6 +563,12 @@ fn read_error(
             end: offset + part.len() as u64,
         },
         io::ErrorKind::NotFound => Error::NotFound { path },
+        // of a source that decodes, which does not know its tensor
+        io::ErrorKind::InvalidData => Error::Tensor {
+            path,
+            tensor: tensor.to_owned(),
+            fault: TensorFault::BrokenData(source.to_string()),
+        },
         _ => Error::Io { path, source },
     }
 }

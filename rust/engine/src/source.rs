@@ -91,7 +91,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Whether offsets are those of the file at [`Source::path`].
-    fn is_in_place(&self) -> bool {
+    fn has_file_offsets(&self) -> bool {
         true
     }
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use ckptdiff_kernels::DType;
 
+use crate::boxes::{BOXES_AT_MOST, BoxedSource, Part, cover};
+use crate::deflated::{DeflatedSource, Inflated};
 use crate::error::{Error, TensorFault};
 use crate::manifest::{Manifest, ManifestBuilder, Span};
 use crate::source::{FileSource, Source};
@@ -24,9 +26,23 @@ const UNKNOWN_DTYPES_AT_MOST: usize = 1000;
 const ARENA: u64 = u32::MAX as u64;
 
 struct File {
-    source: Arc<FileSource>,
+    source: Arc<dyn Source>,
     path: PathBuf,
     size: u64,
+}
+
+/// A part of a tensor that lies in a file by itself.
+pub struct PlacedPart {
+    /// The file.
+    pub source: u32,
+    /// Where its first element is.
+    pub offset: u64,
+    /// Where in the tensor it begins, by dimension.
+    pub origin: Vec<u64>,
+    /// How large it is, by dimension.
+    pub sizes: Vec<u64>,
+    /// Bytes from one of its elements to the next, by dimension; None where they lie in order.
+    pub strides: Option<Vec<u64>>,
 }
 
 /// Collects tensors of files into a [`Manifest`], and checks them.
@@ -34,6 +50,7 @@ pub struct SpanManifest {
     builder: ManifestBuilder,
     files: Vec<File>,
     blocks: Arc<Blocks>,
+    inflated: Arc<Inflated>,
     strided: usize,
     unknown: HashSet<String>,
     names: u64,
@@ -59,8 +76,8 @@ impl SpanManifest {
             if !metadata.is_file() {
                 return Err(Error::NotAFile { path });
             }
-            let source = Arc::new(FileSource::new(path.clone()));
-            builder.add_source(Arc::clone(&source) as Arc<dyn Source>);
+            let source: Arc<dyn Source> = Arc::new(FileSource::new(path.clone()));
+            builder.add_source(Arc::clone(&source));
             files.push(File {
                 source,
                 path,
@@ -71,11 +88,57 @@ impl SpanManifest {
             builder,
             files,
             blocks: Arc::default(),
+            inflated: Arc::default(),
             strided: 0,
             unknown: HashSet::new(),
             names: 0,
             places: 0,
         })
+    }
+
+    /// Add a deflated part of a file as a source of its own, which spans call by the next number.
+    ///
+    /// All of these come before the first tensor, whose strides may make further sources.
+    pub fn add_deflated(
+        &mut self,
+        source: u32,
+        offset: u64,
+        stored_length: u64,
+        length: u64,
+    ) -> Result<(), Error> {
+        let number = self.files.len();
+        let fail = |files: &[File], fault| Error::Tensor {
+            path: file_path(files, source),
+            tensor: format!("in compressed record {number}"),
+            fault,
+        };
+        let Some(file) = self.files.get(source as usize) else {
+            return Err(fail(&self.files, TensorFault::NoSuchFile));
+        };
+        let end = offset.checked_add(stored_length);
+        if end.is_none_or(|end| end > file.size) {
+            let fault = TensorFault::PastEnd {
+                offset,
+                length: stored_length,
+                size: file.size,
+            };
+            return Err(fail(&self.files, fault));
+        }
+        let path = file.path.clone();
+        let source: Arc<dyn Source> = Arc::new(DeflatedSource::new(
+            Arc::clone(&file.source),
+            Arc::clone(&self.inflated),
+            number,
+            (offset, stored_length),
+            length,
+        ));
+        self.builder.add_source(Arc::clone(&source));
+        self.files.push(File {
+            source,
+            path,
+            size: length,
+        });
+        Ok(())
     }
 
     /// Add a tensor whose bytes are these spans, in row-major order of its elements.
@@ -135,58 +198,77 @@ impl SpanManifest {
             tensor: name.to_owned(),
             fault,
         };
-        let Some(file) = self.files.get(source as usize) else {
-            return Err(fail(&self.files, TensorFault::NoSuchFile));
-        };
-        let known = DType::from_name(dtype)
-            .ok()
-            .filter(|known| known.bits() % 8 == 0);
-        let Some(known) = known.filter(|_| strides.len() == shape.len()) else {
-            let fault = TensorFault::NoStrides {
-                dtype: dtype.to_owned(),
-            };
-            return Err(fail(&self.files, fault));
-        };
-        let width = known.bits() / 8;
-        let length = product(shape)
-            .and_then(|elements| known.bytes(elements))
-            .ok_or_else(|| {
-                let shape = shape.to_owned();
-                fail(&self.files, TensorFault::TooManyElements { shape })
-            })?;
-        let reach = if length == 0 {
-            Some(offset)
-        } else {
-            shape
-                .iter()
-                .zip(strides)
-                .try_fold(offset.saturating_add(width), |reach, (size, stride)| {
-                    reach.checked_add((size - 1).checked_mul(*stride)?)
-                })
-        };
-        if reach.is_none_or(|reach| reach > file.size) {
-            let fault = TensorFault::PastEnd {
-                offset,
-                length: reach.map_or(u64::MAX, |reach| reach.saturating_sub(offset)),
-                size: file.size,
-            };
-            return Err(fail(&self.files, fault));
-        }
-        let view = StridedSource::new(
-            Arc::clone(&file.source) as Arc<dyn Source>,
-            Arc::clone(&self.blocks),
-            self.strided,
-            offset,
-            shape,
-            strides,
-            width,
-        );
+        let (view, length) = self
+            .strided_view(dtype, shape, (source, offset), strides)
+            .map_err(|fault| fail(&self.files, fault))?;
         self.make_room(name, dtype, shape.len(), 1)
             .map_err(|fault| fail(&self.files, fault))?;
-        self.strided += 1;
-        let source = self.builder.add_source(Arc::new(view));
+        let source = self.builder.add_source(view);
         let span = Span {
             source,
+            offset: 0,
+            length,
+        };
+        self.builder.add(name, dtype, shape, [span]);
+        Ok(())
+    }
+
+    /// Add a tensor in parts that may be cut along any dimensions; none of them is empty.
+    pub fn add_parts(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[u64],
+        parts: &[PlacedPart],
+    ) -> Result<(), Error> {
+        let first = parts.first().map_or(0, |part| part.source);
+        let fail = |files: &[File], source: u32, fault| Error::Tensor {
+            path: file_path(files, source),
+            tensor: name.to_owned(),
+            fault,
+        };
+        let boxes: Vec<Part> = parts
+            .iter()
+            .map(|part| Part {
+                origin: part.origin.clone(),
+                sizes: part.sizes.clone(),
+            })
+            .collect();
+        let width = DType::from_name(dtype)
+            .ok()
+            .filter(|known| known.bits() % 8 == 0)
+            .map(|known| known.bits() / 8);
+        let length = width.and_then(|width| product(shape)?.checked_mul(width));
+        let (Some(width), Some(length)) = (width, length) else {
+            let dtype = dtype.to_owned();
+            return Err(fail(&self.files, first, TensorFault::NoStrides { dtype }));
+        };
+        if boxes.len() > BOXES_AT_MOST || !cover(shape, &boxes) {
+            let fault = TensorFault::PartsDoNotCover {
+                parts: boxes.len(),
+                shape: shape.to_owned(),
+            };
+            return Err(fail(&self.files, first, fault));
+        }
+        let mut placed = Vec::with_capacity(parts.len());
+        for (part, sizes) in parts.iter().zip(boxes) {
+            let in_order = in_order(&part.sizes, width);
+            let strides = part.strides.as_ref().unwrap_or(&in_order);
+            let (view, _) = self
+                .strided_view(dtype, &part.sizes, (part.source, part.offset), strides)
+                .map_err(|fault| fail(&self.files, part.source, fault))?;
+            placed.push(if *strides == in_order {
+                let file = &self.files[part.source as usize];
+                (Arc::clone(&file.source), part.offset, sizes)
+            } else {
+                (view, 0, sizes)
+            });
+        }
+        self.make_room(name, dtype, shape.len(), 1)
+            .map_err(|fault| fail(&self.files, first, fault))?;
+        let source = BoxedSource::new(placed, shape, width);
+        let span = Span {
+            source: self.builder.add_source(Arc::new(source)),
             offset: 0,
             length,
         };
@@ -203,6 +285,62 @@ impl SpanManifest {
             tensor,
             fault: TensorFault::NameTwice,
         })
+    }
+
+    /// A strided view of a file, checked, and how many bytes it gives.
+    fn strided_view(
+        &mut self,
+        dtype: &str,
+        shape: &[u64],
+        (source, offset): (u32, u64),
+        strides: &[u64],
+    ) -> Result<(Arc<dyn Source>, u64), TensorFault> {
+        let Some(file) = self.files.get(source as usize) else {
+            return Err(TensorFault::NoSuchFile);
+        };
+        let known = DType::from_name(dtype)
+            .ok()
+            .filter(|known| known.bits() % 8 == 0);
+        let Some(known) = known.filter(|_| strides.len() == shape.len()) else {
+            return Err(TensorFault::NoStrides {
+                dtype: dtype.to_owned(),
+            });
+        };
+        let width = known.bits() / 8;
+        let length = product(shape)
+            .and_then(|elements| known.bytes(elements))
+            .ok_or_else(|| {
+                let shape = shape.to_owned();
+                TensorFault::TooManyElements { shape }
+            })?;
+        let reach = if length == 0 {
+            Some(offset)
+        } else {
+            shape
+                .iter()
+                .zip(strides)
+                .try_fold(offset.saturating_add(width), |reach, (size, stride)| {
+                    reach.checked_add((size - 1).checked_mul(*stride)?)
+                })
+        };
+        if reach.is_none_or(|reach| reach > file.size) {
+            return Err(TensorFault::PastEnd {
+                offset,
+                length: reach.map_or(u64::MAX, |reach| reach.saturating_sub(offset)),
+                size: file.size,
+            });
+        }
+        let view = StridedSource::new(
+            Arc::clone(&file.source),
+            Arc::clone(&self.blocks),
+            self.strided,
+            offset,
+            shape,
+            strides,
+            width,
+        );
+        self.strided += 1;
+        Ok((Arc::new(view), length))
     }
 
     fn check_layout(
@@ -263,6 +401,15 @@ fn file_path(files: &[File], source: u32) -> PathBuf {
         .get(source as usize)
         .or(files.first())
         .map_or_else(|| Path::new("").to_owned(), |file| file.path.clone())
+}
+
+/// Byte strides of elements in row-major order.
+fn in_order(sizes: &[u64], width: u64) -> Vec<u64> {
+    let mut strides = vec![width; sizes.len()];
+    for at in (0..sizes.len().saturating_sub(1)).rev() {
+        strides[at] = strides[at + 1].saturating_mul(sizes[at + 1]);
+    }
+    strides
 }
 
 /// The product of a shape, also where a 0 follows sizes that would overflow.

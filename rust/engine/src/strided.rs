@@ -151,7 +151,7 @@ impl Source for StridedSource {
         Ok(())
     }
 
-    fn is_in_place(&self) -> bool {
+    fn has_file_offsets(&self) -> bool {
         false
     }
 
