@@ -4,7 +4,7 @@ Everything here is a plain value or a frozen class. The public API is
 :mod:`ckptdiff.api`; this module converts arguments and delegates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 __all__ = [
@@ -61,6 +61,23 @@ class Manifest:
     def from_safetensors_index(path: str) -> Manifest:
         """Read ``*.safetensors.index.json`` and the headers of the shards it names."""
     @staticmethod
+    def from_spans(
+        sources: Sequence[str],
+        tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
+        metadata: Mapping[str, str] | None = None,
+        strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
+    ) -> Manifest:
+        """Describe tensors of files as (name, dtype, shape, spans).
+
+        A span is (index in ``sources``, offset, length); spans are in row-major order of the
+        elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
+        lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
+        ``strided``.
+
+        Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
+        are not as many as dtype and shape take, or where two tensors have one name.
+        """
+    @staticmethod
     def from_memory(
         tensors: Sequence[tuple[str, str, Sequence[int], Sequence[int], int]],
         owner: object,
@@ -93,7 +110,8 @@ class Manifest:
     ) -> tuple[str, str, tuple[int, ...], int, list[tuple[str, int, int]]]:
         """(name, dtype, shape, bytes, spans), a span being (file, offset, length).
 
-        The file of a span in memory is the empty string.
+        The file of a span in memory is the empty string. A tensor whose elements lie apart in its
+        file has no spans.
         """
 
 @final

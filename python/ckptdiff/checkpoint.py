@@ -30,7 +30,8 @@ class TensorRef:
     """What a checkpoint says about one tensor, without its values.
 
     ``dtype`` is the safetensors name (``BF16``), ``bytes`` the stored size, and the concatenated
-    ``spans`` are the tensor's bytes. A packed dtype (``F4``) has the shape of its elements.
+    ``spans`` are the tensor's bytes; there are none for one whose elements lie apart, and for one
+    of a kind that can only be listed. A packed dtype (``F4``) has the shape of its elements.
     """
 
     name: str

@@ -9,6 +9,7 @@ mod memory;
 mod names;
 mod pairing;
 mod run;
+mod spans;
 mod table;
 
 use ckptdiff_engine::{DiffTable, StatsTable};

@@ -12,6 +12,7 @@ use pyo3::types::{PyString, PyTuple};
 
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
+use crate::spans;
 
 #[pyclass(frozen, module = "ckptdiff._core")]
 pub(crate) struct Manifest {
@@ -46,6 +47,20 @@ impl Manifest {
     }
 
     #[staticmethod]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None))]
+    fn from_spans(
+        sources: Vec<PathBuf>,
+        tensors: &Bound<'_, PyAny>,
+        metadata: Option<BTreeMap<String, String>>,
+        strided: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let metadata = metadata.unwrap_or_default();
+        Ok(Self {
+            inner: Arc::new(spans::manifest(sources, tensors, metadata, strided)?),
+        })
+    }
+
+    #[staticmethod]
     fn from_memory(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult<Self> {
         Ok(Self {
             inner: Arc::new(memory::manifest(tensors, owner)?),
@@ -69,6 +84,7 @@ impl Manifest {
     fn files(&self) -> Vec<String> {
         let sources = self.inner.sources().iter();
         sources
+            .filter(|source| source.is_in_place())
             .map(|source| source.path().to_string_lossy().into_owned())
             .filter(|path| !path.is_empty())
             .collect()
@@ -141,6 +157,7 @@ impl Manifest {
         let spans = tensor
             .spans
             .iter()
+            .filter(|span| self.inner.sources()[span.source as usize].is_in_place())
             .map(|span| {
                 let source = &self.inner.sources()[span.source as usize];
                 let path = source.path().to_string_lossy().into_owned();

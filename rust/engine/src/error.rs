@@ -132,6 +132,26 @@ pub enum TensorFault {
     Overlap { begin: u64, end: u64, other: String },
     #[error("data_offsets begin at {begin}, leaving a hole after byte {end}")]
     Hole { begin: u64, end: u64 },
+    #[error("there are two tensors of this name")]
+    NameTwice,
+    #[error("there is no file of that number")]
+    NoSuchFile,
+    #[error("{length} bytes at {offset} reach beyond the file's {size}; truncated?")]
+    PastEnd { offset: u64, length: u64, size: u64 },
+    #[error("elements of {dtype} cannot be told apart by these strides")]
+    NoStrides { dtype: String },
+    #[error("is one too many: names or shapes of the checkpoint take more than 4 GiB")]
+    TooMuch,
+    #[error(
+        "shape {} of {dtype} takes {expected} bytes, the file has {found}",
+        listed(shape)
+    )]
+    SpansOfWrongSize {
+        shape: Vec<u64>,
+        dtype: &'static str,
+        expected: u64,
+        found: u64,
+    },
     #[error("shape {} has more elements than fit in 64 bits", listed(shape))]
     TooManyElements { shape: Vec<u64> },
     #[error("shape {} of {dtype} does not fill whole bytes", listed(shape))]

@@ -14,6 +14,8 @@ mod pair;
 mod run;
 mod safetensors;
 mod source;
+mod spans;
+mod strided;
 mod table;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
@@ -25,4 +27,5 @@ pub use pair::{DuplicateName, Pairing, pair};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};
+pub use spans::SpanManifest;
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};

@@ -15,6 +15,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Whether offsets are those of the file at [`Source::path`].
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
     /// The file, for messages; empty for memory.
     fn path(&self) -> &Path;
 }

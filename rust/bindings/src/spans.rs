@@ -1,0 +1,51 @@
+//! `Manifest.from_spans`: what readers in Python have found.
+//!
+//! The sequences are walked and not copied: a checkpoint of 200,000 tensors is in memory once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ckptdiff_engine::{Manifest, Span, SpanManifest};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedStr;
+
+use crate::errors::exception;
+
+/// (name, dtype, shape, spans), a span being (source, offset, length)
+type Plain = (PyBackedStr, PyBackedStr, Vec<u64>, Vec<(u32, u64, u64)>);
+
+/// (name, dtype, shape, source, byte offset, byte strides)
+type Strided = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, Vec<u64>);
+
+/// A manifest of tensors of files.
+pub(crate) fn manifest(
+    sources: Vec<PathBuf>,
+    tensors: &Bound<'_, PyAny>,
+    metadata: BTreeMap<String, String>,
+    strided: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Manifest> {
+    let mut collected = SpanManifest::new(sources).map_err(exception)?;
+    for tensor in tensors.try_iter()? {
+        let (name, dtype, shape, spans) = tensor?.extract::<Plain>()?;
+        let spans: Vec<Span> = spans
+            .into_iter()
+            .map(|(source, offset, length)| Span {
+                source,
+                offset,
+                length,
+            })
+            .collect();
+        collected
+            .add(&name, &dtype, &shape, &spans)
+            .map_err(exception)?;
+    }
+    if let Some(strided) = strided {
+        for tensor in strided.try_iter()? {
+            let (name, dtype, shape, source, offset, strides) = tensor?.extract::<Strided>()?;
+            collected
+                .add_strided(&name, &dtype, &shape, (source, offset), &strides)
+                .map_err(exception)?;
+        }
+    }
+    collected.build(metadata).map_err(exception)
+}
