@@ -365,8 +365,7 @@ fn pieces(elements: Range<u64>, bits: u64) -> impl Iterator<Item = Range<u64>> {
 
 /// Pieces begin at whole bytes, since they begin at multiples of a block.
 fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
-    let at = |element: u64| (u128::from(element) * u128::from(dtype.bits())).div_ceil(8) as u64;
-    at(elements.start)..at(elements.end)
+    dtype.bytes_before(elements.start)..dtype.bytes_before(elements.end)
 }
 
 /// Brings a tensor's bytes together, wherever they lie.

@@ -7,6 +7,7 @@
 use crate::BLOCK;
 use crate::dtype::DType;
 use crate::level::Pass;
+use crate::quantised;
 use crate::simd::Simd;
 
 /// Widths of the group that a narrow pass reduces at once; blocks are padded with zeros to it.
@@ -56,6 +57,7 @@ impl Pass for DecodeNarrow<'_> {
             DType::F6E3M2 => decode_8(codes, out, |code| {
                 minifloat::<3, 2, 3, FINITE>(u32::from(code))
             }),
+            DType::Q4_0 | DType::Q5_0 | DType::MXFP4 => quantised::decode(dtype, codes, out),
             wide => unreachable!("{wide} is not narrow"),
         }
     }
@@ -95,6 +97,7 @@ impl Pass for DecodeWide<'_> {
                     *value = f64::from(i32::from_le_bytes(*code));
                 }
             }
+            blocks if blocks.is_quantised() => quantised::decode(blocks, codes, out),
             other => unreachable!("{other} is not wide"),
         }
     }

@@ -7,7 +7,7 @@
 //! How a run of bytes is reduced, in blocks of [`BLOCK`] elements that stay in the L1 cache:
 //!
 //! 1. `decode` turns codes into `f32` where that is exact and the significand is short (8- and
-//!    16-bit types), into `f64` otherwise; 64-bit integers have a path of their own.
+//!    16-bit types, coarse quantised ones), into `f64` otherwise; 64-bit integers have a path of their own.
 //! 2. One pass sums in fixed lanes. Its sums also tell whether the block was harmless: a NaN, an
 //!    infinity, an overflow or an underflow shows in them, and then, and only then, the block is
 //!    done again: in `f64`, and if that does not do either, element by element with scaled sums.
@@ -24,13 +24,14 @@ mod histogram;
 mod level;
 mod number;
 mod passes;
+mod quantised;
 mod runs;
 mod scaled;
 mod simd;
 mod stats;
 
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
-pub use dtype::{DType, UnknownDType};
+pub use dtype::{DType, Granule, UnknownDType};
 pub use histogram::Histogram;
 pub use level::Level;
 pub use number::{Extreme, Number};

@@ -333,11 +333,22 @@ impl Block<'_> {
 
     /// `bits_changed` and `max_ulp` of a block whose values are all finite.
     fn fold_codes(&mut self, changed: u64) {
+        if self.compare_quantised() {
+            return;
+        }
         if self.a.dtype == self.b.dtype {
             let (distance, differing) = self.a.distance(self.level, self.b.bytes);
             self.partial.max_ulp = self.partial.max_ulp.max(self.steps(distance, changed));
             self.partial.bits_changed += differing;
         }
+    }
+
+    /// Of quantised dtypes all that can be told from the bytes, and whether it is one.
+    fn compare_quantised(&mut self) -> bool {
+        let (a, b) = (self.a, self.b);
+        let quantised = a.dtype.is_quantised();
+        self.partial.blocks_differ |= quantised && a.dtype == b.dtype && a.bytes != b.bytes;
+        quantised
     }
 
     /// A distance of codes in steps of values: any byte but 0 is true.
@@ -485,7 +496,7 @@ impl Block<'_> {
             }
         }
         self.fold_scaled_sums();
-        if self.a.dtype == self.b.dtype {
+        if self.a.dtype == self.b.dtype && !self.compare_quantised() {
             self.compare_codes(nonfinite, a_at, b_at);
         }
     }
