@@ -36,7 +36,7 @@ class CheckpointReadError(OSError):
     """The operating system refused to read a file, or the file shrank meanwhile."""
 
 def dtype_names() -> list[str]:
-    """Every dtype the kernels decode, by its safetensors name."""
+    """Every dtype the kernels decode, by its safetensors or ggml name."""
 
 def cast_dtype_names() -> list[str]:
     """The dtypes ``diff(cast=...)`` can round to."""
@@ -103,6 +103,8 @@ class Manifest:
         self, indices: Sequence[int]
     ) -> list[tuple[str, str, tuple[int, ...], int, int, tuple[str, ...]]]:
         """(name, dtype, shape, elements, bytes, files) of each tensor; no file in memory."""
+    def unsupported(self) -> list[int]:
+        """The indices of tensors whose dtype cannot be decoded."""
     def sums(self, indices: Sequence[int] | None = None) -> list[tuple[str, int, int, int]]:
         """(dtype, tensors, elements, bytes) of each dtype among these tensors, or among all."""
     def tensor(
@@ -140,6 +142,12 @@ class Pairing:
     def only_in_b(self) -> list[int]: ...
     @property
     def shape_mismatch(self) -> list[tuple[int, int]]: ...
+    @property
+    def unsupported(self) -> list[tuple[int, int]]:
+        """Pairs with a dtype on a side that cannot be decoded; empty where there are no others.
+
+        Those are in ``pairs`` then, and a run fails with the first.
+        """
     @property
     def excluded_a(self) -> list[int]: ...
     @property

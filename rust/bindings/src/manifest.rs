@@ -131,6 +131,10 @@ impl Manifest {
         Ok(rows)
     }
 
+    fn unsupported(&self) -> Vec<usize> {
+        self.inner.unsupported().collect()
+    }
+
     #[pyo3(signature = (indices = None))]
     fn sums(&self, indices: Option<Vec<usize>>) -> PyResult<Vec<DTypeSum>> {
         if let Some(indices) = &indices {
