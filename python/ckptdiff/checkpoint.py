@@ -53,12 +53,20 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_path")
+    __slots__ = ("_format", "_manifest", "_path", "_stored_names")
 
-    def __init__(self, manifest: Manifest, *, path: str | None, format: str) -> None:  # noqa: A002
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        path: str | None,
+        format: str,  # noqa: A002
+        stored_names: Mapping[str, str] | None = None,
+    ) -> None:
         self._manifest = manifest
         self._path = path
         self._format = format
+        self._stored_names: Mapping[str, str] = stored_names or {}
 
     @property
     def manifest(self) -> Manifest:
@@ -72,8 +80,17 @@ class Checkpoint(Mapping[str, TensorRef]):
 
     @property
     def format(self) -> str:
-        """``safetensors`` or ``memory``."""
+        """``safetensors``, ``gguf`` or ``memory``."""
         return self._format
+
+    @property
+    def has_stored_names(self) -> bool:
+        """Whether some tensors are called otherwise in the file."""
+        return bool(self._stored_names)
+
+    def stored_name(self, name: str) -> str:
+        """What the file calls the tensor ``name``; several experts can be in one tensor of it."""
+        return self._stored_names.get(name, name)
 
     @property
     def metadata(self) -> dict[str, str]:

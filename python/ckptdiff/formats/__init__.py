@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.formats import recognise, safetensors
+from ckptdiff.formats import gguf, recognise, safetensors
 
 __all__ = ["FORMATS", "Format", "open_path"]
 
@@ -28,6 +28,7 @@ class Format(NamedTuple):
 
 FORMATS: tuple[Format, ...] = (
     Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
+    Format("gguf", gguf.can_open, gguf.open_checkpoint),
 )
 
 

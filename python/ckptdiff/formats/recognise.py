@@ -13,7 +13,6 @@ __all__ = ["first_bytes", "why_not"]
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive (torch .bin/.pt/.pth or NumPy .npz)"),
-    (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a NumPy .npy file"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x80\x02", "a Python pickle (torch, before 1.6)"),
@@ -29,7 +28,6 @@ _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
     (".pth", "torch"),
     (".distcp", "torch distributed checkpoint"),
     (".metadata", "torch distributed checkpoint"),
-    (".gguf", "GGUF"),
     (".npz", "NumPy"),
     (".npy", "NumPy"),
     (".h5", "HDF5"),
