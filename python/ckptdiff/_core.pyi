@@ -66,13 +66,16 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
+        interleaved: Iterable[tuple[str, str, Sequence[int], int, int, int]] | None = None,
     ) -> Manifest:
         """Describe tensors of files as (name, dtype, shape, spans).
 
         A span is (index in ``sources``, offset, length); spans are in row-major order of the
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
-        ``strided``.
+        ``strided``. One whose rows lie in groups, each with the rows of its first and its second
+        half by turns, is (name, dtype, shape, index in ``sources``, byte offset, groups) in
+        ``interleaved``.
 
         Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
         are not as many as dtype and shape take, or where two tensors have one name.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 
-from ckptdiff._core import Manifest
+from ckptdiff._core import Manifest, dtype_names
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
 from ckptdiff.formats.gguf_header import MAGIC, Array, Header, Tensor, read_header
@@ -53,6 +53,7 @@ def open_checkpoint(path: str) -> Checkpoint:
         [header.path for header in headers],
         entries.tensors,
         headers[0].texts,
+        interleaved=entries.interleaved,
     )
     return Checkpoint(manifest, path=path, format="gguf", stored_names=entries.stored_names)
 
@@ -136,6 +137,7 @@ def _number(header: Header, key: str) -> int | None:
 
 _Span = tuple[int, int, int]
 _Entry = tuple[str, str, tuple[int, ...], list[_Span]]
+_Interleaved = tuple[str, str, tuple[int, ...], int, int, int]
 
 
 class _Entries:
@@ -146,79 +148,78 @@ class _Entries:
         name = self._metadata.get("general.architecture")
         self._name = name if isinstance(name, str) else ""
         self._architecture = ARCHITECTURES.get(self._name)
-        self._experts = self._metadata.get(f"{self._name}.expert_count")
+        self._expert_count = self._metadata.get(f"{self._name}.expert_count")
+        self._experts = 0
+        self._decoded = frozenset(dtype_names())
+        self._paths = [header.path for header in headers]
         self.tensors: list[_Entry] = []
+        #: those whose rows are to be put in order
+        self.interleaved: list[_Interleaved] = []
         #: name in the manifest -> name in the file, where they differ
         self.stored_names: dict[str, str] = {}
-        experts = 0
         for source, header in enumerate(headers):
             for tensor in header.tensors:
-                before = len(self.tensors)
                 self._add(source, tensor)
-                added = len(self.tensors) - before
-                experts += added if added > 1 else 0
-                if experts > _EXPERTS_AT_MOST:
-                    raise InvalidCheckpointError(
-                        f"{header.path}: tensor {tensor.name!r}: with it there are more than "
-                        f"{_EXPERTS_AT_MOST} tensors of experts"
-                    )
 
     def _add(self, source: int, tensor: Tensor) -> None:
-        whole = [(source, tensor.offset, tensor.bytes)]
         stored = tensor.name
         found = self._architecture and hugging_face_name(self._architecture, stored)
         if found is None:
-            self.tensors.append((stored, tensor.dtype, tensor.shape, whole))
+            self._add_whole(source, tensor, stored)
             return
         name, heads_key = found
         if experts_name(name, 0) is not None:
             self._add_experts(source, tensor, name)
-            return
-        if heads_key is not None:
-            spans = self._in_order(source, tensor, heads_key)
-            if spans is None:
-                name, spans = stored, whole
+        elif heads_key is None or tensor.bytes == 0 or tensor.dtype not in self._decoded:
+            self._add_whole(source, tensor, name)
         else:
-            spans = whole
-        if name != stored:
-            self.stored_names[name] = stored
+            self._add_in_order(source, tensor, name, heads_key)
+
+    def _add_whole(self, source: int, tensor: Tensor, name: str) -> None:
+        spans = [(source, tensor.offset, tensor.bytes)]
         self.tensors.append((name, tensor.dtype, tensor.shape, spans))
+        if name != tensor.name:
+            self.stored_names[name] = tensor.name
 
     def _add_experts(self, source: int, tensor: Tensor, name: str) -> None:
         """A tensor for each expert of a stack, which is a row block of its bytes."""
-        experts = self._experts
-        if not isinstance(experts, int) or tensor.bytes == 0 or tensor.shape[0] != experts:
+        count = self._expert_count
+        stacked = isinstance(count, int) and tensor.shape[:1] == (count,)
+        if not stacked or len(tensor.shape) < 2 or tensor.bytes == 0:
             # Whatever it is, it is no stack of the experts that the file has.
-            spans = [(source, tensor.offset, tensor.bytes)]
-            self.tensors.append((tensor.name, tensor.dtype, tensor.shape, spans))
+            self._add_whole(source, tensor, tensor.name)
             return
-        size = tensor.bytes // experts
+        assert isinstance(count, int)
+        self._experts += count
+        if self._experts > _EXPERTS_AT_MOST:
+            raise InvalidCheckpointError(
+                f"{self._paths[source]}: tensor {tensor.name!r}: with it there are more than "
+                f"{_EXPERTS_AT_MOST} tensors of experts"
+            )
+        size = tensor.bytes // count
         shape = tensor.shape[1:]
-        for expert in range(experts):
+        for expert in range(count):
             expert_name = experts_name(name, expert)
             assert expert_name is not None
             span = (source, tensor.offset + expert * size, size)
             self.tensors.append((expert_name, tensor.dtype, shape, [span]))
             self.stored_names[expert_name] = tensor.name
 
-    def _in_order(self, source: int, tensor: Tensor, heads_key: str) -> list[_Span] | None:
-        """The rows of q or k in the order of Hugging Face; None where the file does not tell it.
+    def _add_in_order(self, source: int, tensor: Tensor, name: str, heads_key: str) -> None:
+        """The rows of q or k in the order of Hugging Face.
 
         The converter takes the two halves of a head's rows, which Hugging Face has one after the
-        other, by turns: row ``2 j + s`` of a head in the file is row ``j`` of half ``s``.
+        other, by turns. A tensor of which that cannot be so keeps its name, so that its rows are
+        not held against rows of another order.
         """
         heads = self._head_count(heads_key, tensor.name)
-        rows = tensor.shape[0] if tensor.shape else 0
-        if heads is None or rows == 0 or rows % (2 * heads) or tensor.bytes % rows:
-            return None
-        size = tensor.bytes // rows
-        rows_of_head = rows // heads
-        return [
-            (source, tensor.offset + (head * rows_of_head + row) * size, size)
-            for head in range(heads)
-            for half in (0, 1)
-            for row in range(half, rows_of_head, 2)
-        ]
+        rows = tensor.shape[0] if tensor.shape else 1
+        if heads is None or rows % (2 * heads):
+            self._add_whole(source, tensor, tensor.name)
+            return
+        entry = (name, tensor.dtype, tensor.shape, source, tensor.offset, heads)
+        self.interleaved.append(entry)
+        self.stored_names[name] = tensor.name
 
     def _head_count(self, key: str, name: str) -> int | None:
         """How many heads the layer of a tensor has; None where the file does not tell."""

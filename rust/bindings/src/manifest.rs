@@ -47,16 +47,18 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None))]
+    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, interleaved = None))]
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
         metadata: Option<BTreeMap<String, String>>,
         strided: Option<&Bound<'_, PyAny>>,
+        interleaved: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         let metadata = metadata.unwrap_or_default();
+        let inner = spans::manifest(sources, tensors, metadata, strided, interleaved)?;
         Ok(Self {
-            inner: Arc::new(spans::manifest(sources, tensors, metadata, strided)?),
+            inner: Arc::new(inner),
         })
     }
 

@@ -17,12 +17,16 @@ type Plain = (PyBackedStr, PyBackedStr, Vec<u64>, Vec<(u32, u64, u64)>);
 /// (name, dtype, shape, source, byte offset, byte strides)
 type Strided = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, Vec<u64>);
 
+/// (name, dtype, shape, source, byte offset, groups of rows)
+type Interleaved = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, u64);
+
 /// A manifest of tensors of files.
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
     tensors: &Bound<'_, PyAny>,
     metadata: BTreeMap<String, String>,
     strided: Option<&Bound<'_, PyAny>>,
+    interleaved: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
     for tensor in tensors.try_iter()? {
@@ -44,6 +48,14 @@ pub(crate) fn manifest(
             let (name, dtype, shape, source, offset, strides) = tensor?.extract::<Strided>()?;
             collected
                 .add_strided(&name, &dtype, &shape, (source, offset), &strides)
+                .map_err(exception)?;
+        }
+    }
+    if let Some(interleaved) = interleaved {
+        for tensor in interleaved.try_iter()? {
+            let (name, dtype, shape, source, offset, groups) = tensor?.extract::<Interleaved>()?;
+            collected
+                .add_interleaved(&name, &dtype, &shape, (source, offset), groups)
                 .map_err(exception)?;
         }
     }

@@ -140,6 +140,11 @@ pub enum TensorFault {
     PastEnd { offset: u64, length: u64, size: u64 },
     #[error("elements of {dtype} cannot be told apart by these strides")]
     NoStrides { dtype: String },
+    #[error(
+        "shape {} has no {groups} groups of whole rows that can be halved",
+        listed(shape)
+    )]
+    NoHalves { shape: Vec<u64>, groups: u64 },
     #[error("is one too many: names or shapes of the checkpoint take more than 4 GiB")]
     TooMuch,
     #[error(

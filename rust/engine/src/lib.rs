@@ -6,6 +6,7 @@
 //! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
 
 mod error;
+mod interleaved;
 mod json;
 mod manifest;
 mod names;

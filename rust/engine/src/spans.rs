@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ckptdiff_kernels::DType;
 
 use crate::error::{Error, TensorFault};
+use crate::interleaved::InterleavedSource;
 use crate::manifest::{Manifest, ManifestBuilder, Span};
 use crate::source::{FileSource, Source};
 use crate::strided::{Blocks, StridedSource};
@@ -140,7 +141,7 @@ impl SpanManifest {
         };
         let known = DType::from_name(dtype)
             .ok()
-            .filter(|known| known.bits() % 8 == 0);
+            .filter(|known| known.granule().elements == 1);
         let Some(known) = known.filter(|_| strides.len() == shape.len()) else {
             let fault = TensorFault::NoStrides {
                 dtype: dtype.to_owned(),
@@ -185,6 +186,67 @@ impl SpanManifest {
             .map_err(|fault| fail(&self.files, fault))?;
         self.strided += 1;
         let source = self.builder.add_source(Arc::new(view));
+        let span = Span {
+            source,
+            offset: 0,
+            length,
+        };
+        self.builder.add(name, dtype, shape, [span]);
+        Ok(())
+    }
+
+    /// Add a tensor that lies in one piece, but for its rows: `groups` groups of them, each with
+    /// the rows of its two halves by turns.
+    pub fn add_interleaved(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[u64],
+        (source, offset): (u32, u64),
+        groups: u64,
+    ) -> Result<(), Error> {
+        let fail = |files: &[File], fault| Error::Tensor {
+            path: file_path(files, source),
+            tensor: name.to_owned(),
+            fault,
+        };
+        let Some(file) = self.files.get(source as usize) else {
+            return Err(fail(&self.files, TensorFault::NoSuchFile));
+        };
+        let rows = shape.first().copied().unwrap_or(0);
+        let length = product(shape)
+            .zip(DType::from_name(dtype).ok())
+            .and_then(|(elements, known)| known.bytes(elements))
+            .filter(|length| {
+                let halves = groups.checked_mul(2).unwrap_or(0);
+                *length > 0
+                    && halves > 0
+                    && rows.is_multiple_of(halves)
+                    && length.is_multiple_of(rows)
+            });
+        let Some(length) = length else {
+            let shape = shape.to_owned();
+            return Err(fail(&self.files, TensorFault::NoHalves { shape, groups }));
+        };
+        if offset.checked_add(length).is_none_or(|end| end > file.size) {
+            let size = file.size;
+            let fault = TensorFault::PastEnd {
+                offset,
+                length,
+                size,
+            };
+            return Err(fail(&self.files, fault));
+        }
+        let ordered = InterleavedSource::new(
+            Arc::clone(&file.source) as Arc<dyn Source>,
+            offset,
+            length / rows,
+            rows / groups,
+            length,
+        );
+        self.make_room(name, dtype, shape.len(), 1)
+            .map_err(|fault| fail(&self.files, fault))?;
+        let source = self.builder.add_source(Arc::new(ordered));
         let span = Span {
             source,
             offset: 0,
