@@ -9,24 +9,32 @@
 //! Elements of a block are spread over its bytes so that one shift and mask makes 16 or 32 of them
 //! in order; the loops below are over such runs, which the compiler turns into vectors.
 
-use crate::decode::f16;
+use crate::decode::{f4, f16};
 use crate::dtype::DType;
 
 /// Decode whole blocks into `out`, which has room for exactly their elements.
 #[inline(always)]
 pub(crate) fn decode<T: From<f32>>(dtype: DType, codes: &[u8], out: &mut [T]) {
+    // As an argument of a function a decoder would be called, compiled for the baseline only.
+    macro_rules! each_block {
+        ($decoder:ident) => {
+            for (values, block) in out.as_chunks_mut().0.iter_mut().zip(codes.as_chunks().0) {
+                store(values, $decoder(block));
+            }
+        };
+    }
     match dtype {
-        DType::Q4_0 => decode_with(codes, out, q4_0),
-        DType::Q4_1 => decode_with(codes, out, q4_1),
-        DType::Q5_0 => decode_with(codes, out, q5_0),
-        DType::Q5_1 => decode_with(codes, out, q5_1),
-        DType::Q8_0 => decode_with(codes, out, q8_0),
-        DType::Q2K => decode_with(codes, out, q2_k),
-        DType::Q3K => decode_with(codes, out, q3_k),
-        DType::Q4K => decode_with(codes, out, q4_k),
-        DType::Q5K => decode_with(codes, out, q5_k),
-        DType::Q6K => decode_with(codes, out, q6_k),
-        DType::MXFP4 => decode_with(codes, out, mxfp4),
+        DType::Q4_0 => each_block!(q4_0),
+        DType::Q4_1 => each_block!(q4_1),
+        DType::Q5_0 => each_block!(q5_0),
+        DType::Q5_1 => each_block!(q5_1),
+        DType::Q8_0 => each_block!(q8_0),
+        DType::Q2K => each_block!(q2_k),
+        DType::Q3K => each_block!(q3_k),
+        DType::Q4K => each_block!(q4_k),
+        DType::Q5K => each_block!(q5_k),
+        DType::Q6K => each_block!(q6_k),
+        DType::MXFP4 => each_block!(mxfp4),
         other => unreachable!("{other} is not quantised"),
     }
 }
@@ -43,16 +51,12 @@ pub(crate) fn all_zero(dtype: DType, codes: &[u8]) -> bool {
 }
 
 #[inline(always)]
-fn decode_with<T: From<f32>, const BYTES: usize, const ELEMENTS: usize>(
-    codes: &[u8],
-    out: &mut [T],
-    decode: impl Fn(&[u8; BYTES]) -> [f32; ELEMENTS],
+fn store<T: From<f32>, const ELEMENTS: usize>(
+    values: &mut [T; ELEMENTS],
+    decoded: [f32; ELEMENTS],
 ) {
-    let blocks = codes.as_chunks().0;
-    for (values, block) in out.as_chunks_mut::<ELEMENTS>().0.iter_mut().zip(blocks) {
-        for (value, decoded) in values.iter_mut().zip(decode(block)) {
-            *value = T::from(decoded);
-        }
+    for (value, decoded) in values.iter_mut().zip(&decoded) {
+        *value = T::from(*decoded);
     }
 }
 
@@ -68,16 +72,31 @@ fn bytes_at<const SIZE: usize, const BYTES: usize>(
     block: &[u8; BYTES],
     position: usize,
 ) -> [u8; SIZE] {
-    std::array::from_fn(|index| block[position + index])
+    let mut bytes = [0; SIZE];
+    bytes.copy_from_slice(&block[position..position + SIZE]);
+    bytes
+}
+
+/// `value` of each code. `array::map` is not turned into vectors, and this is.
+#[inline(always)]
+fn each<const ELEMENTS: usize>(
+    codes: [u8; ELEMENTS],
+    value: impl Fn(u8) -> f32,
+) -> [f32; ELEMENTS] {
+    let mut values = [0.0; ELEMENTS];
+    for index in 0..ELEMENTS {
+        values[index] = value(codes[index]);
+    }
+    values
 }
 
 /// Sixteen bytes as 32 codes of four bits: first all lower halves, then all upper ones.
 #[inline(always)]
 fn nibbles(bytes: [u8; 16]) -> [u8; 32] {
     let mut codes = [0; 32];
-    for (index, byte) in bytes.into_iter().enumerate() {
-        codes[index] = byte & 0x0f;
-        codes[index + 16] = byte >> 4;
+    for index in 0..16 {
+        codes[index] = bytes[index] & 0x0f;
+        codes[index + 16] = bytes[index] >> 4;
     }
     codes
 }
@@ -97,35 +116,43 @@ fn five_bits(bytes: [u8; 16], fifth: [u8; 4]) -> [u8; 32] {
 #[inline(always)]
 fn q4_0(block: &[u8; 18]) -> [f32; 32] {
     let scale = scale_at(block, 0);
-    nibbles(bytes_at(block, 2)).map(|code| scale * f32::from(code as i8 - 8))
+    each(nibbles(bytes_at(block, 2)), |code| {
+        scale * f32::from(code as i8 - 8)
+    })
 }
 
 /// Scale, minimum, 32 codes of four bits.
 #[inline(always)]
 fn q4_1(block: &[u8; 20]) -> [f32; 32] {
     let (scale, minimum) = (scale_at(block, 0), scale_at(block, 2));
-    nibbles(bytes_at(block, 4)).map(|code| scale * f32::from(code) + minimum)
+    each(nibbles(bytes_at(block, 4)), |code| {
+        scale * f32::from(code) + minimum
+    })
 }
 
 /// Scale, 32 fifth bits, 32 codes of four bits; around 16.
 #[inline(always)]
 fn q5_0(block: &[u8; 22]) -> [f32; 32] {
     let scale = scale_at(block, 0);
-    five_bits(bytes_at(block, 6), bytes_at(block, 2)).map(|code| scale * f32::from(code as i8 - 16))
+    each(five_bits(bytes_at(block, 6), bytes_at(block, 2)), |code| {
+        scale * f32::from(code as i8 - 16)
+    })
 }
 
 /// Scale, minimum, 32 fifth bits, 32 codes of four bits.
 #[inline(always)]
 fn q5_1(block: &[u8; 24]) -> [f32; 32] {
     let (scale, minimum) = (scale_at(block, 0), scale_at(block, 2));
-    five_bits(bytes_at(block, 8), bytes_at(block, 4)).map(|code| scale * f32::from(code) + minimum)
+    each(five_bits(bytes_at(block, 8), bytes_at(block, 4)), |code| {
+        scale * f32::from(code) + minimum
+    })
 }
 
 /// Scale, 32 signed bytes.
 #[inline(always)]
 fn q8_0(block: &[u8; 34]) -> [f32; 32] {
     let scale = scale_at(block, 0);
-    bytes_at(block, 2).map(|code: u8| f32::from(code as i8) * scale)
+    each(bytes_at(block, 2), |code| f32::from(code as i8) * scale)
 }
 
 /// The two bits of each of 256 elements: each 32 bytes hold 128 of them, those of the first 32 in
@@ -284,12 +311,14 @@ fn q6_k(block: &[u8; 210]) -> [f32; 256] {
     values
 }
 
-/// A power of two, 32 codes of the values of OCP FP4 (E2M1), doubled.
+/// A power of two, 32 codes of OCP FP4 (E2M1), of which ggml takes the double and half the power.
 #[inline(always)]
 fn mxfp4(block: &[u8; 17]) -> [f32; 32] {
-    const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
     let scale = half_power_of_two(block[0]);
-    nibbles(bytes_at(block, 1)).map(|code| scale * f32::from(DOUBLED[usize::from(code)]))
+    each(nibbles(bytes_at(block, 1)), |code| {
+        // Adding 0.0 turns a −0 into 0; there are none in ggml's table.
+        scale * (f4(code) * 2.0 + 0.0)
+    })
 }
 
 /// `2^(code - 128)`, also where that is subnormal. ggml knows no code of NaN here.
