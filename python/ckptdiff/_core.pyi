@@ -22,6 +22,7 @@ __all__ = [
     "isa_levels",
     "stats",
     "stats_column_names",
+    "strip_pickle",
 ]
 
 __version__: str
@@ -50,6 +51,13 @@ def diff_column_names() -> list[str]:
 def stats_column_names() -> list[str]:
     """The default columns of stats, in order."""
 
+def strip_pickle(data: bytes, start: int = 0) -> tuple[bytes, int]:
+    """The pickle at ``start`` without frames and memo entries that nothing reads, and its end.
+
+    Raises EOFError where the data ends within it, ValueError for an opcode that checkpoints do
+    not need and for arguments that make no sense.
+    """
+
 @final
 class Manifest:
     """Which tensors a checkpoint holds and where their bytes lie, in natural order of the names."""
@@ -75,7 +83,7 @@ class Manifest:
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. One whose rows lie in groups, each with the rows of its first and its second
         half by turns, is (name, dtype, shape, index in ``sources``, byte offset, groups) in
-        ``interleaved``.
+        ``interleaved``. Those and ``metadata`` are looked at when ``tensors`` has been walked.
 
         Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
         are not as many as dtype and shape take, or where two tensors have one name.

@@ -17,6 +17,7 @@ from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
+from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_isa, check_threads
@@ -31,21 +32,29 @@ CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, obje
 Progress: TypeAlias = Callable[[int, int], object]
 
 
-def open(path: CheckpointLike) -> Checkpoint:  # noqa: A001 - read as ckptdiff.open
+def open(  # noqa: A001 - read as ckptdiff.open
+    path: CheckpointLike, *, key: str | None = None, optimizer: bool = False
+) -> Checkpoint:
     """Open a checkpoint: its headers are read and checked, its tensors are not.
 
-    ``path`` is a ``.safetensors`` file, a ``*.safetensors.index.json``, a directory with either, a
-    snapshot of the Hugging Face cache, or a mapping of names to numpy arrays or torch tensors,
-    which are not copied. An opened checkpoint comes back as it is.
+    ``path`` is a file or directory of any format in docs/formats.md (safetensors, torch …), or a
+    mapping of names to numpy arrays or torch tensors, which are not copied. An opened checkpoint
+    comes back as it is.
+
+    ``key`` selects a subtree of a format that nests dictionaries, by its dotted path (``model``).
+    ``optimizer`` includes the optimizer's state, which is left out otherwise.
 
     Raises CheckpointNotFoundError (a FileNotFoundError) where there is none, InvalidCheckpointError
     (a ValueError) where a file breaks its format, CheckpointReadError (an OSError) where it cannot
-    be read, and TypeError for anything that is neither path nor mapping of arrays.
+    be read, TypeError for anything that is neither path nor mapping of arrays, and ValueError where
+    there is no such key.
     """
+    if key is not None and not isinstance(path, (str, bytes, PathLike)):
+        raise ValueError(f"key {key!r}: only a path has keys to select from")
     if isinstance(path, Checkpoint):
         return path
     if isinstance(path, (str, bytes, PathLike)):
-        return open_path(os.fsdecode(path))
+        return open_path(os.fsdecode(path), OpenOptions(key=key, optimizer=optimizer))
     if isinstance(path, Mapping):
         from ckptdiff.formats.memory import open_mapping
 
@@ -70,6 +79,9 @@ def diff(
     threads: int = 0,
     isa: str | None = None,
     on_progress: Progress | None = None,
+    key_a: str | None = None,
+    key_b: str | None = None,
+    optimizer: bool = False,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -92,6 +104,9 @@ def diff(
         threads: How many threads work; 0 is one per core. Never changes a result.
         isa: Force an instruction-set level; None is the best. Never changes a result.
         on_progress: Called now and then with (bytes done, bytes in all).
+        key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
+        key_b: The same for ``b``.
+        optimizer: Include optimizer state.
 
     Raises:
         ValueError: An option is out of range, two names collide after renaming, or the globs leave
@@ -105,7 +120,8 @@ def diff(
     )
     check_threads(threads)
     check_isa(isa)
-    checkpoint_a, checkpoint_b = open(a), open(b)
+    checkpoint_a = open(a, key=key_a, optimizer=optimizer)
+    checkpoint_b = open(b, key=key_b, optimizer=optimizer)
     named_a, named_b = Named(None), Named(None)
     if rules.include or rules.exclude:
         named_b = apply_rules(checkpoint_b.names(), rules, ())
@@ -155,18 +171,20 @@ def stats(
     threads: int = 0,
     isa: str | None = None,
     on_progress: Progress | None = None,
+    key: str | None = None,
+    optimizer: bool = False,
 ) -> StatsReport:
     """Describe every tensor of a checkpoint: extremes, moments, norms and counts.
 
     Sums and extremes run over the finite elements; NaN and infinities are counted. The arguments
-    and errors are those of :func:`diff`; ``content_hash`` adds a column ``hash`` that is equal for
-    equal bytes, whatever the sharding.
+    and errors are those of :func:`diff` and :func:`open`; ``content_hash`` adds a column ``hash``
+    that is equal for equal bytes, whatever the sharding.
     """
     rules = Rules.of(include, exclude)
     options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
     check_threads(threads)
     check_isa(isa)
-    checkpoint = open(a)
+    checkpoint = open(a, key=key, optimizer=optimizer)
     named = Named(None)
     if rules != Rules():
         named = apply_rules(checkpoint.names(), rules, ())

@@ -8,7 +8,7 @@ asks for it, so a checkpoint of 200,000 tensors costs no more Python objects tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +53,7 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_path", "_stored_names")
+    __slots__ = ("_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
 
     def __init__(
         self,
@@ -62,11 +62,15 @@ class Checkpoint(Mapping[str, TensorRef]):
         path: str | None,
         format: str,  # noqa: A002
         stored_names: Mapping[str, str] | None = None,
+        tied: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self._manifest = manifest
         self._path = path
         self._format = format
         self._stored_names: Mapping[str, str] = stored_names or {}
+        self._tied = dict(tied or {})
+        self._notes = tuple(notes)
 
     @property
     def manifest(self) -> Manifest:
@@ -80,7 +84,7 @@ class Checkpoint(Mapping[str, TensorRef]):
 
     @property
     def format(self) -> str:
-        """``safetensors``, ``gguf`` or ``memory``."""
+        """The format's name: ``safetensors``, ``torch``, ``memory`` …"""
         return self._format
 
     @property
@@ -91,6 +95,16 @@ class Checkpoint(Mapping[str, TensorRef]):
     def stored_name(self, name: str) -> str:
         """What the file calls the tensor ``name``; several experts can be in one tensor of it."""
         return self._stored_names.get(name, name)
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """Names of tensors that are the very bytes of another one, and that one's name."""
+        return self._tied
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the checkpoint holds beside these tensors, a sentence each."""
+        return self._notes
 
     @property
     def metadata(self) -> dict[str, str]:

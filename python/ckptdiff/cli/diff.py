@@ -32,6 +32,10 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @options.filter_options
+@options.key_option
+@click.option("--key-a", metavar="PATH", help="--key of A only.")
+@click.option("--key-b", metavar="PATH", help="--key of B only.")
+@options.optimizer_option
 @click.option(
     "--rename",
     metavar="REGEX=REPLACEMENT",
@@ -61,6 +65,10 @@ def command(
     b: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    key: str | None,
+    key_a: str | None,
+    key_b: str | None,
+    optimizer: bool,
     rename: tuple[str, ...],
     atol: float,
     rtol: float,
@@ -98,6 +106,9 @@ def command(
             histogram=histogram,
             threads=threads,
             on_progress=progress,
+            key_a=key if key_a is None else key_a,
+            key_b=key if key_b is None else key_b,
+            optimizer=optimizer,
         )
     for note in report.notes:
         if not quiet:

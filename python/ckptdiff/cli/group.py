@@ -112,7 +112,7 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 def main(ctx: click.Context) -> int:
     """What changed between two model checkpoints: exactly, and in constant memory.
 
-    A checkpoint is a .safetensors file, a *.safetensors.index.json, a directory with either, or a
+    A checkpoint is a safetensors or torch file, an index of shards, a directory with either, or a
     snapshot of the Hugging Face cache.
     """
     if ctx.invoked_subcommand is None:

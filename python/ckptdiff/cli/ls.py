@@ -33,11 +33,15 @@ Exit status: 0, or 2 in case of trouble.
 )
 @click.argument("a", metavar="A")
 @options.filter_options
+@options.key_option
+@options.optimizer_option
 @options.output_options
 def command(
     a: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    key: str | None,
+    optimizer: bool,
     output_format: str,
     output: str | None,
 ) -> int:
@@ -46,7 +50,7 @@ def command(
     Only headers are read, so this is quick for a checkpoint of any size.
     """
     prepare(output)
-    checkpoint = api.open(a)
+    checkpoint = api.open(a, key=key, optimizer=optimizer)
     rules = Rules.of(include, exclude)
     indices: Sequence[int] = range(len(checkpoint))
     if rules != Rules():

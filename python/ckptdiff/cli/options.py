@@ -11,6 +11,8 @@ __all__ = [
     "FORMATS",
     "choice_options",
     "filter_options",
+    "key_option",
+    "optimizer_option",
     "output_options",
     "run_options",
 ]
@@ -44,6 +46,16 @@ filter_options = _all_of(
         multiple=True,
         help="Not the tensors whose name matches. Repeatable.",
     ),
+)
+
+key_option = click.option(
+    "--key",
+    metavar="PATH",
+    help="Only this subtree, where dictionaries are nested (torch): 'model'.",
+)
+
+optimizer_option = click.option(
+    "--optimizer", is_flag=True, help="Include optimizer state; without it, weights only."
 )
 
 choice_options = _all_of(

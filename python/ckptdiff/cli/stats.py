@@ -30,6 +30,8 @@ when interrupted.
 )
 @click.argument("a", metavar="A")
 @options.filter_options
+@options.key_option
+@options.optimizer_option
 @click.option("--histogram", is_flag=True, help="Keep a log2 histogram of |x|, and quantiles.")
 @click.option("--hash", "content_hash", is_flag=True, help="Add a hash of each tensor's bytes.")
 @options.choice_options
@@ -39,6 +41,8 @@ def command(
     a: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
+    key: str | None,
+    optimizer: bool,
     histogram: bool,
     content_hash: bool,
     by: RowsBy,
@@ -63,6 +67,8 @@ def command(
             content_hash=content_hash,
             threads=threads,
             on_progress=progress,
+            key=key,
+            optimizer=optimizer,
         )
     for note in report.notes:
         if not quiet:

@@ -1,8 +1,8 @@
 """One file per checkpoint format, and the registry that picks the one for a path.
 
 A format module offers ``can_open(path) -> bool``, which looks at the content and not only at the
-name, and ``open(path) -> Checkpoint``. The first that can open a path does. Where none can, this
-module says in one line what was looked for and what is there instead.
+name, and ``open(path, options) -> Checkpoint``. The first that can open a path does. Where none
+can, this module says in one line what was looked for and what is there instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.formats import gguf, recognise, safetensors
+from ckptdiff.formats import gguf, recognise, safetensors, torch
+from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
 __all__ = ["FORMATS", "Format", "open_path"]
 
@@ -23,26 +24,28 @@ class Format(NamedTuple):
 
     name: str
     can_open: Callable[[str], bool]
-    open: Callable[[str], Checkpoint]
+    open: Callable[[str, OpenOptions], Checkpoint]
 
 
 FORMATS: tuple[Format, ...] = (
     Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
+    Format("torch", torch.can_open, torch.open_checkpoint),
     Format("gguf", gguf.can_open, gguf.open_checkpoint),
 )
 
 
-def open_path(path: str) -> Checkpoint:
+def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
     """Open the checkpoint at ``path`` with the first format that recognises it.
 
     Raises CheckpointNotFoundError where nothing is there, CheckpointReadError where the system
-    refuses to read it, InvalidCheckpointError where it is no checkpoint of a known format.
+    refuses to read it, InvalidCheckpointError where it is no checkpoint of a known format, and
+    ValueError where it has not what the options ask for.
     """
     try:
         os.stat(path)
         for candidate in FORMATS:
             if candidate.can_open(path):
-                return candidate.open(path)
+                return candidate.open(path, options)
         reason = recognise.why_not(path)
     except FileNotFoundError as error:
         if isinstance(error, CheckpointNotFoundError):

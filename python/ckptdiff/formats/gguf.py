@@ -15,7 +15,8 @@ from ckptdiff._core import Manifest, dtype_names
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
 from ckptdiff.formats.gguf_header import MAGIC, Array, Header, Tensor, read_header
-from ckptdiff.formats.recognise import first_bytes
+from ckptdiff.formats.options import OpenOptions
+from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
 from ckptdiff.naming.gguf import (
     ARCHITECTURES,
     HEADS,
@@ -28,7 +29,6 @@ __all__ = ["can_open", "open_checkpoint"]
 
 _SUFFIX = ".gguf"
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf")
-_NAMED_AT_MOST = 3
 
 # No model has more, and so many take some 50 MB while they are described.
 _EXPERTS_AT_MOST = 1 << 17
@@ -37,16 +37,19 @@ _EXPERTS_AT_MOST = 1 << 17
 def can_open(path: str) -> bool:
     """Whether ``path`` is a GGUF file by its first bytes, or a directory that holds some."""
     if os.path.isdir(path):
-        return any(name.endswith(_SUFFIX) for name in os.listdir(path))
+        directory = hub_snapshot(path) or path
+        return any(name.endswith(_SUFFIX) for name in os.listdir(directory))
     return os.path.isfile(path) and first_bytes(path, len(MAGIC)) == MAGIC
 
 
-def open_checkpoint(path: str) -> Checkpoint:
-    """Read the header or headers at ``path``; no tensor is read.
+def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
+    """Read the header or headers at ``path``; no tensor is read. There is no optimizer state.
 
     Raises InvalidCheckpointError where a file breaks the format and where a directory leaves open
-    which of several models is meant, CheckpointNotFoundError where a part is missing.
+    which of several models is meant, CheckpointNotFoundError where a part is missing, ValueError
+    for a key.
     """
+    options.refuse_key(path, "gguf")
     headers = _read_parts(_file_to_read(path))
     entries = _Entries(headers)
     manifest = Manifest.from_spans(
@@ -65,16 +68,16 @@ def _file_to_read(path: str) -> str:
     """The one file, or a part of the one split model, that ``path`` stands for."""
     if not os.path.isdir(path):
         return path
-    names = sorted(name for name in os.listdir(path) if name.endswith(_SUFFIX))
+    directory = hub_snapshot(path) or path
+    names = sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIX))
     models = sorted({_first_part(name) for name in names})
     if len(models) > 1:
-        rest = len(models) - _NAMED_AT_MOST
-        listing = ", ".join(models[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
         raise InvalidCheckpointError(
-            f"{path}: holds {len(models)} GGUF models ({listing}); name the file to read"
+            f"{directory}: holds {len(models)} GGUF models ({some_of(models)}); name the file to "
+            "read"
         )
     # which need not be the first part: that one may be missing
-    return os.path.join(path, names[0])
+    return os.path.join(directory, names[0])
 
 
 def _first_part(name: str) -> str:

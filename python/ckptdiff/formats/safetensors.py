@@ -13,14 +13,14 @@ import os
 from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
-from ckptdiff.formats.recognise import first_bytes
+from ckptdiff.formats.options import OpenOptions
+from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
 
 __all__ = ["can_open", "open_checkpoint"]
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"
 _USUAL_INDEX = "model.safetensors.index.json"
-_NAMED_AT_MOST = 3
 
 # An index opens with its metadata, so its weight_map key comes within this many bytes.
 _INDEX_PREFIX_BYTES = 65536
@@ -29,19 +29,20 @@ _INDEX_PREFIX_BYTES = 65536
 def can_open(path: str) -> bool:
     """Whether ``path`` is a safetensors file, an index of some, or a directory with either."""
     if os.path.isdir(path):
-        directory = _hub_snapshot(path) or path
+        directory = hub_snapshot(path) or path
         return any(name.endswith((_INDEX_SUFFIX, _FILE_SUFFIX)) for name in os.listdir(directory))
     if not os.path.isfile(path):
         return False
     return path.endswith((_INDEX_SUFFIX, _FILE_SUFFIX)) or _has_header(path) or _is_index(path)
 
 
-def open_checkpoint(path: str) -> Checkpoint:
+def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     """Read the header or headers at ``path``; no tensor is read.
 
     Raises InvalidCheckpointError where a file breaks the format and where a directory leaves open
     which of several files is meant, CheckpointNotFoundError where a shard is missing.
     """
+    options.refuse_key(path, "safetensors")
     file = _file_to_read(path)
     if file.endswith(_INDEX_SUFFIX) or (not file.endswith(_FILE_SUFFIX) and _is_index(file)):
         manifest = Manifest.from_safetensors_index(file)
@@ -54,45 +55,24 @@ def _file_to_read(path: str) -> str:
     """The one index or safetensors file that ``path`` stands for."""
     if not os.path.isdir(path):
         return path
-    directory = _hub_snapshot(path) or path
+    directory = hub_snapshot(path) or path
     names = sorted(os.listdir(directory))
     indexes = [name for name in names if name.endswith(_INDEX_SUFFIX)]
     if _USUAL_INDEX in indexes:
         return os.path.join(directory, _USUAL_INDEX)
     if len(indexes) > 1:
         raise InvalidCheckpointError(
-            f"{directory}: holds {len(indexes)} indexes ({_listing(indexes)}); name the one to read"
+            f"{directory}: holds {len(indexes)} indexes ({some_of(indexes)}); name the one to read"
         )
     files = indexes or [name for name in names if name.endswith(_FILE_SUFFIX)]
     if not files:
         raise CheckpointNotFoundError(f"{directory}: no safetensors file in this directory")
     if len(files) > 1:
         raise InvalidCheckpointError(
-            f"{directory}: holds {len(files)} safetensors files ({_listing(files)}) and no "
+            f"{directory}: holds {len(files)} safetensors files ({some_of(files)}) and no "
             f"*{_INDEX_SUFFIX} that says which tensor is read from which; name the file to read"
         )
     return os.path.join(directory, files[0])
-
-
-def _hub_snapshot(directory: str) -> str | None:
-    """The snapshot that a ``models--org--name`` folder of the Hub's cache stands for, if it is one.
-
-    ``refs/main`` names the commit of the default branch; without it a lone snapshot is meant.
-    """
-    snapshots = os.path.join(directory, "snapshots")
-    if not os.path.isdir(snapshots):
-        return None
-    reference = os.path.join(directory, "refs", "main")
-    if os.path.isfile(reference):
-        with open(reference, encoding="utf-8", errors="replace") as file:
-            commit = file.read(256).strip()
-        snapshot = os.path.join(snapshots, commit)
-        if commit and os.path.basename(commit) == commit and os.path.isdir(snapshot):
-            return snapshot
-    commits = os.listdir(snapshots)
-    if len(commits) == 1:
-        return os.path.join(snapshots, commits[0])
-    return None
 
 
 def _has_header(path: str) -> bool:
@@ -108,8 +88,3 @@ def _is_index(path: str) -> bool:
         return False
     start = first_bytes(path, _INDEX_PREFIX_BYTES)
     return start.lstrip().startswith(b"{") and b'"weight_map"' in start
-
-
-def _listing(names: list[str]) -> str:
-    rest = len(names) - _NAMED_AT_MOST
-    return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")

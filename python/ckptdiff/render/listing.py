@@ -21,6 +21,8 @@ __all__ = ["Block", "Listing", "Sums"]
 Value = TypeVar("Value", bound=Hashable)
 
 _BLOCK = 1024
+_REMARKS_AT_MOST = 20
+_VALUE_AT_MOST = 100
 _FIELDS = ("name", "dtype", "shape", "numel", "bytes", "shard")
 
 
@@ -125,6 +127,7 @@ class Listing:
             yield ""
         yield screen.style(self._sums(), "bold")
         yield screen.style(self._dtype_sums(), "dim")
+        yield from map(escape, self._remarks())
 
     def _strips(self, with_shard: bool) -> Iterator[list[Strip]]:
         for block in self.blocks():
@@ -149,6 +152,8 @@ class Listing:
                 "format": self.checkpoint.format,
                 "files": list(self.checkpoint.files),
                 "metadata": self.checkpoint.metadata,
+                "tied": dict(self.checkpoint.tied),
+                "notes": list(self.checkpoint.notes),
             },
         )
         yield (
@@ -185,12 +190,35 @@ class Listing:
         left_out = len(self.checkpoint) - len(self.indices)
         return text + (f"; {left_out:,} left out by globs" if left_out else "")
 
+    def _remarks(self) -> Iterator[str]:
+        """What the checkpoint says beside its tensors, some lines of each kind."""
+        yield from self.checkpoint.notes
+        tied = [f"tied: {name} = {twin}" for name, twin in self.checkpoint.tied.items()]
+        yield from _some(tied, "tied tensors")
+        metadata = self.checkpoint.metadata.items()
+        lines = [f"{key}: {_shortened(value)}" for key, value in metadata]
+        yield from _some(lines, "lines of metadata")
+
     def _dtype_sums(self) -> str:
         return ", ".join(
             f"{escape(dtype)}: {plural(sums.tensors, 'tensor')}, "
             f"{human_count(sums.elements)} elements, {human_bytes(sums.bytes)}"
             for dtype, sums in self.sums.items()
         )
+
+
+def _shortened(value: str) -> str:
+    """A value that can be a whole chat template."""
+    if len(value) <= _VALUE_AT_MOST:
+        return value
+    return f"{value[:_VALUE_AT_MOST]}… ({len(value):,} characters)"
+
+
+def _some(lines: Sequence[str], what: str) -> Iterator[str]:
+    yield from lines[:_REMARKS_AT_MOST]
+    rest = len(lines) - _REMARKS_AT_MOST
+    if rest > 0:
+        yield f"… and {rest:,} more {what} (--format json has all)"
 
 
 def _json_rows(block: Block, fields: Sequence[str]) -> json.Encoded:

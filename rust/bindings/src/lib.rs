@@ -8,6 +8,7 @@ mod manifest;
 mod memory;
 mod names;
 mod pairing;
+mod pickle;
 mod run;
 mod spans;
 mod table;
@@ -65,6 +66,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(isa_levels, module)?)?;
     module.add_function(wrap_pyfunction!(diff_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(stats_column_names, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::strip_pickle, module)?)?;
     module.add_function(wrap_pyfunction!(run::diff, module)?)?;
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
     Ok(())

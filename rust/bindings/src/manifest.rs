@@ -51,11 +51,10 @@ impl Manifest {
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
-        metadata: Option<BTreeMap<String, String>>,
+        metadata: Option<&Bound<'_, PyAny>>,
         strided: Option<&Bound<'_, PyAny>>,
         interleaved: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
-        let metadata = metadata.unwrap_or_default();
         let inner = spans::manifest(sources, tensors, metadata, strided, interleaved)?;
         Ok(Self {
             inner: Arc::new(inner),

@@ -24,7 +24,7 @@ type Interleaved = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, u64);
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
     tensors: &Bound<'_, PyAny>,
-    metadata: BTreeMap<String, String>,
+    metadata: Option<&Bound<'_, PyAny>>,
     strided: Option<&Bound<'_, PyAny>>,
     interleaved: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
@@ -59,5 +59,10 @@ pub(crate) fn manifest(
                 .map_err(exception)?;
         }
     }
+    // Only now: a reader may find it on its way through the tensors.
+    let metadata = match metadata {
+        None => BTreeMap::new(),
+        Some(metadata) => metadata.extract()?,
+    };
     collected.build(metadata).map_err(exception)
 }

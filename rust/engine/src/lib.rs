@@ -12,6 +12,7 @@ mod manifest;
 mod names;
 mod order;
 mod pair;
+mod pickle;
 mod run;
 mod safetensors;
 mod source;
@@ -25,6 +26,7 @@ pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView
 pub use names::Names;
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
+pub use pickle::{PickleFault, strip_pickle};
 pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, diff, stats};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, Source};

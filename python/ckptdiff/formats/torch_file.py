@@ -1,0 +1,248 @@
+"""One file that ``torch.save`` or ``torch.jit.save`` wrote: its value, and where storages lie.
+
+Since 1.6 that is a zip archive of ``NAME/data.pkl``, whose tensors refer to storages by key, and of
+``NAME/data/KEY``, their bytes, not compressed. A TorchScript archive is the same with code beside
+it, which is not looked at; its ``data.pkl`` is the module as an object of a class ``__torch__.…``.
+
+Before 1.6, and with ``_use_new_zipfile_serialization=False`` since, it is a row of pickles: a magic
+number, a protocol version, facts about the machine, the value, the keys of its storages; then, in
+the order of these keys, each storage as its number of elements and their bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import BinaryIO, NamedTuple
+
+from ckptdiff.errors import InvalidCheckpointError
+from ckptdiff.formats.inert import (
+    PLAIN,
+    TORCH,
+    TORCHSCRIPT,
+    PickleCutOffError,
+    Storage,
+    StorageType,
+    Unpickled,
+    sharing_shapes,
+    unpickle,
+)
+from ckptdiff.formats.zip import Archive, Record, begins_as_zip
+
+__all__ = ["TorchFile", "is_torch_file", "read_torch_file"]
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_PROTOCOL_VERSION = 1001
+# The magic number as a pickle has it, behind the opcodes for protocol and frame.
+_MAGIC_PICKLED = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")
+_MAGIC_WITHIN = 32
+
+# A pickle of two million tensors.
+_PICKLE_BYTES_AT_MOST = 1 << 29
+_FIRST_WINDOW = 1 << 20
+
+
+class TorchFile(NamedTuple):
+    """What a file holds: the value, whose storages know where they lie, and its pickle's length."""
+
+    value: object
+    pickle_bytes: int
+
+
+def is_torch_file(path: str) -> bool:
+    """Whether the content is torch's: a zip archive with a data.pkl, or torch's magic number."""
+    with open(path, "rb") as file:
+        start = file.read(_MAGIC_WITHIN)
+        if begins_as_zip(start):
+            try:
+                return bool(_folders(Archive(file, path)))
+            except InvalidCheckpointError:
+                return False
+        return start.startswith(b"\x80") and _MAGIC_PICKLED in start
+
+
+def read_torch_file(path: str) -> TorchFile:
+    """Read the pickle or pickles of a file, and find its storages; no tensor is read.
+
+    Raises ForbiddenGlobalError where a pickle refers to anything that checkpoints do not need, and
+    InvalidCheckpointError where the file breaks its format or is big-endian.
+    """
+    with open(path, "rb") as file:
+        if begins_as_zip(file.read(4)):
+            return _read_zip(file, path)
+        return _read_legacy(file, path)
+
+
+def _folders(archive: Archive) -> list[str]:
+    """The folders that hold a data.pkl; torch writes one."""
+    names = (name.split("/") for name in archive if name.endswith("data.pkl"))
+    return [parts[0] for parts in names if len(parts) == 2 and parts[1] == "data.pkl"]
+
+
+def _read_zip(file: BinaryIO, path: str) -> TorchFile:
+    storages: dict[str, Storage] = {}
+    layout = _layout(Archive(file, path))
+    # Neither the bytes nor the archive's directory are kept while the pickle is read, which takes
+    # most of the memory: the machine lets go of the bytes, and the directory is read once more.
+    unpickled = unpickle(
+        os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset),
+        source=path,
+        known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
+        persistent_load=_storage_loader(storages),
+    )
+    archive = Archive(file, path)
+    for key, storage in storages.items():
+        name = f"{layout.folder}/data/{key}"
+        if name not in archive:
+            raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
+        record = archive.stored(name)
+        _place(path, storage, record.offset, record.size)
+    return TorchFile(unpickled.value, unpickled.end)
+
+
+class _Layout(NamedTuple):
+    folder: str
+    known: Mapping[str, object]
+    pickle: Record
+
+
+def _layout(archive: Archive) -> _Layout:
+    path = archive.path
+    folders = _folders(archive)
+    if len(folders) != 1:
+        found = f"{len(folders)} of them" if folders else "none"
+        raise InvalidCheckpointError(
+            f"{path}: expected a data.pkl, as torch writes it, in this zip archive; found {found}"
+        )
+    folder = folders[0]
+    byte_order = f"{folder}/byteorder"
+    if byte_order in archive and archive.read(byte_order, at_most=64) != b"little":
+        raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
+    known = TORCHSCRIPT if f"{folder}/constants.pkl" in archive else _KNOWN
+    pickle = archive.stored(f"{folder}/data.pkl")
+    if pickle.size > _PICKLE_BYTES_AT_MOST:
+        raise InvalidCheckpointError(
+            f"{path}: a pickle of {pickle.size} bytes is more than allowed"
+        )
+    return _Layout(folder, known, pickle)
+
+
+_KNOWN: dict[str, object] = PLAIN | TORCH
+
+
+def _storage_loader(storages: dict[str, Storage]) -> Callable[[object], Storage]:
+    """Makes storages from persistent ids, and keeps the first of each key in ``storages``."""
+
+    def load(persistent_id: object) -> Storage:
+        if not isinstance(persistent_id, tuple) or len(persistent_id) < 5:
+            raise ValueError("a persistent id that torch does not write")
+        tag, kind, key, _location, elements = persistent_id[:5]
+        if tag != "storage" or not isinstance(kind, StorageType):
+            raise ValueError("a persistent id of no storage")
+        if not isinstance(key, str) or type(elements) is not int or elements < 0:
+            raise ValueError("a storage without a key or size")
+        first = 0
+        view = persistent_id[5] if len(persistent_id) > 5 else None
+        if view is not None:
+            # legacy files: a storage that is a part of another
+            _view_key, first, elements = view
+            if type(first) is not int or type(elements) is not int or min(first, elements) < 0:
+                raise ValueError("a part of a storage that is none")
+        base = storages.get(key)
+        if base is None:
+            storages[key] = base = Storage(kind, key, elements, first)
+        if (base.kind, base.elements, base.first) == (kind, elements, first):
+            return base
+        other = Storage(kind, key, elements, first)
+        other.base = base
+        return other
+
+    return load
+
+
+def _place(path: str, storage: Storage, offset: int, size: int) -> None:
+    """Note where a storage's bytes lie, if they are as many as it has elements."""
+    expected = (storage.first + storage.elements) * storage.element_bytes
+    if expected > size:
+        raise InvalidCheckpointError(
+            f"{path}: storage {storage.key[:80]!r} has {size} bytes instead of {expected}"
+        )
+    storage.offset, storage.size = offset, size
+
+
+def _read_legacy(file: BinaryIO, path: str) -> TorchFile:
+    size = os.fstat(file.fileno()).st_size
+    storages: dict[str, Storage] = {}
+    row = _PickleRow(file, path, size)
+    if row.next(PLAIN) != _MAGIC:
+        raise InvalidCheckpointError(
+            f"{path}: a pickle, but not of torch (its magic number is missing)"
+        )
+    version = row.next(PLAIN)
+    if version != _PROTOCOL_VERSION:
+        raise InvalidCheckpointError(f"{path}: torch protocol {version!r}, expected 1001")
+    facts = row.next(PLAIN)
+    if not isinstance(facts, dict) or facts.get("little_endian") is not True:
+        raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
+    before = row.position
+    value = row.next(sharing_shapes(_KNOWN), _storage_loader(storages))
+    pickle_bytes = row.position - before
+    keys = row.next(PLAIN)
+    if not isinstance(keys, list):
+        raise InvalidCheckpointError(f"{path}: expected a list of storage keys")
+    at = row.position
+    for key in keys:
+        storage = storages.get(key) if isinstance(key, str) else None
+        if storage is None or storage.offset >= 0:
+            raise InvalidCheckpointError(
+                f"{path}: lists a storage that no tensor has, or one of them twice"
+            )
+        file.seek(at)
+        count = file.read(8)
+        if len(count) < 8:
+            raise InvalidCheckpointError(f"{path}: cut off before storage {key[:80]!r}")
+        # quantised elements of less than a byte are counted in bytes
+        held = int.from_bytes(count, "little") * max(storage.element_bytes, 1)
+        if held > size - at - 8:
+            raise InvalidCheckpointError(
+                f"{path}: storage {key[:80]!r} of {held} bytes, of which {size - at - 8} are there"
+            )
+        _place(path, storage, at + 8, held)
+        at += 8 + held
+    missing = next((key for key, storage in storages.items() if storage.offset < 0), None)
+    if missing is not None:
+        raise InvalidCheckpointError(f"{path}: storage {missing[:80]!r} is not in the file")
+    return TorchFile(value, pickle_bytes)
+
+
+class _PickleRow:
+    """Pickles that follow each other in a file, whose lengths only reading them tells."""
+
+    def __init__(self, file: BinaryIO, path: str, size: int) -> None:
+        self._file = file
+        self._path = path
+        self._size = size
+        self.position = 0
+
+    def next(
+        self,
+        known: Mapping[str, object],
+        persistent_load: Callable[[object], object] | None = None,
+    ) -> object:
+        """The value of the next pickle."""
+        window = _FIRST_WINDOW
+        while True:
+            self._file.seek(self.position)
+            data = self._file.read(min(window, self._size - self.position))
+            try:
+                unpickled: Unpickled = unpickle(
+                    data, source=self._path, known=known, persistent_load=persistent_load
+                )
+            except PickleCutOffError:
+                # the window's end, and not the file's: once more, with more
+                if len(data) < window or window >= _PICKLE_BYTES_AT_MOST:
+                    raise
+                window *= 8
+                continue
+            self.position += unpickled.end
+            return unpickled.value
