@@ -16,7 +16,19 @@ from ckptdiff.naming.gguf import ARCHITECTURES, experts_name, hugging_face_name
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from tests.cli import invoke, measure
 from tests.dtypes import DTYPES
@@ -545,3 +557,85 @@ def test_the_json_is_that_of_safetensors(tmp_path: Path) -> None:
         described.add(text.replace(suffix, ""))
     assert len(texts) == 1
     assert len(described) == 1
+
+
+# transformers reads GGUF, too, and gives back the model's own state.
+
+
+def small_model(architecture: MODEL_ARCH) -> torch.nn.Module:
+    common = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KEY_VALUE_HEADS,
+        "vocab_size": 320,
+        "pad_token_id": 0,
+    }
+    kinds: dict[MODEL_ARCH, tuple[type, type, dict[str, int]]] = {
+        MODEL_ARCH.LLAMA: (LlamaConfig, LlamaForCausalLM, {}),
+        MODEL_ARCH.QWEN2: (Qwen2Config, Qwen2ForCausalLM, {}),
+        MODEL_ARCH.QWEN3: (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 32}),
+        MODEL_ARCH.PHI3: (Phi3Config, Phi3ForCausalLM, {}),
+        MODEL_ARCH.GEMMA2: (Gemma2Config, Gemma2ForCausalLM, {"head_dim": 32}),
+    }
+    config, model, more = kinds[architecture]
+    torch.manual_seed(2)
+    made: torch.nn.Module = model(config(**common, **more))
+    return made
+
+
+READABLE = [
+    MODEL_ARCH.LLAMA,
+    MODEL_ARCH.QWEN2,
+    MODEL_ARCH.QWEN3,
+    MODEL_ARCH.PHI3,
+    MODEL_ARCH.GEMMA2,
+]
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "Q2_K"])
+@pytest.mark.parametrize("arch", READABLE, ids=lambda arch: arch.name)
+def test_values_are_those_that_transformers_loads(
+    arch: MODEL_ARCH, kind: str, tmp_path: Path
+) -> None:
+    """Random blocks under every name: transformers' own reader says what they are worth."""
+    model = small_model(arch)
+    name = gguf.MODEL_ARCH_NAMES[arch]
+    names = gguf.get_tensor_name_map(arch, LAYERS)
+    tensors: dict[str, tuple[str, NDArray[np.generic]]] = {}
+    for seed, (hugging_face, value) in enumerate(model.state_dict().items()):
+        stored = names.get_name(hugging_face, try_suffixes=(".weight", ".bias"))
+        if stored is None:
+            # the tied output of Gemma
+            assert hugging_face == "lm_head.weight"
+            continue
+        shape = tuple(value.shape)
+        if len(shape) == 1:
+            values = np.random.default_rng(seed).normal(1, 0.1, shape).astype(np.float32)
+            tensors[stored] = ("F32", values)
+        else:
+            tensors[stored] = (kind, random_blocks(kind, shape, seed, wild=False))
+
+    def settle(writer: GGUFWriter) -> None:
+        writer.add_name("a model")
+        writer.add_block_count(LAYERS)
+        writer.add_head_count(HEADS)
+        writer.add_head_count_kv(KEY_VALUE_HEADS)
+
+    path = write_gguf(tmp_path / "a.gguf", tensors, architecture=name, settle=settle)
+    loaded = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    assert len(loaded) == len(tensors)
+    report = ckptdiff.diff(loaded, path)
+    assert {row.name for row in report} == set(loaded)
+    if arch != MODEL_ARCH.GEMMA2:
+        assert report.matches
+        return
+    # The converter adds 1 to Gemma's norms, which transformers takes back and we cannot.
+    assert "added 1" in invoke("ls", path).stdout
+    for row in report:
+        if "norm" in row.name:
+            assert row.mean_diff == pytest.approx(1, abs=1e-6), row.name
+            assert row.max_abs == pytest.approx(1, abs=1e-6)
+        else:
+            assert row.verdict == "equal", row.name

@@ -58,7 +58,13 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
         headers[0].texts,
         interleaved=entries.interleaved,
     )
-    return Checkpoint(manifest, path=path, format="gguf", stored_names=entries.stored_names)
+    return Checkpoint(
+        manifest,
+        path=path,
+        format="gguf",
+        stored_names=entries.stored_names,
+        notes=entries.notes,
+    )
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -163,6 +169,11 @@ class _Entries:
         for source, header in enumerate(headers):
             for tensor in header.tensors:
                 self._add(source, tensor)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of the architecture."""
+        return () if self._architecture is None else self._architecture.notes
 
     def _add(self, source: int, tensor: Tensor) -> None:
         stored = tensor.name

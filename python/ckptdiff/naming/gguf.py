@@ -85,16 +85,19 @@ class Architecture(NamedTuple):
     """What ``general.architecture`` says of a file's tensors.
 
     ``block`` has the names of a layer's tensors; ``permuted`` those whose rows the converter has
-    reordered, with the metadata key that counts their heads.
+    reordered, with the metadata key that counts their heads; ``notes`` say what cannot be undone.
     """
 
     block: dict[str, str]
     permuted: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 #: Metadata keys after the architecture: how many heads q has, and how many k and v have.
 HEADS = "attention.head_count"
 KEY_VALUE_HEADS = "attention.head_count_kv"
+
+_ONE_ADDED = ("llama.cpp's converter has added 1 to the weights of all norms, which differ so",)
 
 _PERMUTED = {"attn_q": HEADS, "attn_k": KEY_VALUE_HEADS}
 
@@ -109,9 +112,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen2moe": Architecture(_NORMS_BEFORE | _ATTENTION | _EXPERTS | _SHARED_EXPERT, {}),
     "qwen3": Architecture(_LLAMA | _QK_NORMS, {}),
     "qwen3moe": Architecture(_NORMS_BEFORE | _ATTENTION | _QK_NORMS | _EXPERTS, {}),
-    "gemma": Architecture(_LLAMA, {}),
-    "gemma2": Architecture(_GEMMA2, {}),
-    "gemma3": Architecture(_GEMMA2 | _QK_NORMS, {}),
+    "gemma": Architecture(_LLAMA, {}, _ONE_ADDED),
+    "gemma2": Architecture(_GEMMA2, {}, _ONE_ADDED),
+    "gemma3": Architecture(_GEMMA2 | _QK_NORMS, {}, _ONE_ADDED),
     "phi3": Architecture(
         _NORMS_BEFORE
         | {
