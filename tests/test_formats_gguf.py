@@ -12,6 +12,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from ckptdiff.formats.gguf_header import read_header
 from ckptdiff.naming.gguf import ARCHITECTURES, experts_name, hugging_face_name
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter
 from numpy.typing import NDArray
@@ -377,6 +378,19 @@ def test_ls_shows_both_names_and_the_metadata(tmp_path: Path) -> None:
         assert "token_embd.weight" in shown, output_format
         assert "model.embed_tokens.weight" in shown, output_format
     assert "512" in invoke("ls", path).stdout
+
+
+def test_numbers_are_kept_where_they_are_few(tmp_path: Path) -> None:
+    """One for each layer is wanted, one for each token would only take memory."""
+
+    def settle(writer: GGUFWriter) -> None:
+        writer.add_array("few", [7] * 1024)
+        writer.add_array("many", [7] * 1025)
+
+    path = write_gguf(tmp_path / "a.gguf", {"w": ("F32", np.zeros(1, np.float32))}, settle=settle)
+    metadata = read_header(str(path)).metadata
+    assert metadata["few"] == (1024, "int32", (7,) * 1024)
+    assert metadata["many"] == (1025, "int32", None)
 
 
 def test_floats_of_the_metadata_are_the_shortest_that_read_back(tmp_path: Path) -> None:

@@ -106,6 +106,14 @@ numbers = st.sampled_from(
 )  # fmt: skip
 
 
+def test_what_is_broken_here_is_sound_before(path: Path) -> None:
+    write_raw_gguf(path, *(valid()[index] for index in (1, 0, 2)))
+    check(path)
+    checkpoint = ckptdiff.open(path)
+    assert len(checkpoint) == 5
+    assert checkpoint.metadata["nested"] == "[1 × array]"
+
+
 @given(
     edits=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=4),
     cut=st.one_of(st.just(0), st.integers(0, 1300)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -307,6 +308,14 @@ def gguf_part_that_is_the_same_again(folder: Path) -> Path:
     return path
 
 
+@attack("m-00002-of-00002.gguf", "begins with")
+def gguf_part_that_is_something_else(folder: Path) -> Path:
+    """Has a second part that is no GGUF file."""
+    path = write_raw_gguf(folder / "m-00001-of-00002.gguf", pairs=_split(2, 0, 2))
+    (folder / "m-00002-of-00002.gguf").write_bytes(b"nothing of the kind")
+    return path
+
+
 @attack("m-00001-of-00002.gguf", "announces 3")
 def gguf_parts_of_fewer_tensors(folder: Path) -> Path:
     """Announces a tensor that no part has."""
@@ -322,6 +331,20 @@ def gguf_tensor_in_two_parts(folder: Path) -> Path:
     for number in range(2):
         path = folder / f"m-0000{number + 1}-of-00002.gguf"
         write_raw_gguf(path, pairs=_split(2, number, 2))
+    return folder
+
+
+@attack("m-00002-of-00002.gguf", "regular file")
+def gguf_pipe_as_a_part(folder: Path) -> Path:
+    """Has a named pipe where its second part should be: opening it would wait for ever."""
+    os.mkfifo(folder / "m-00002-of-00002.gguf")
+    return write_raw_gguf(folder / "m-00001-of-00002.gguf", pairs=_split(2, 0, 2))
+
+
+@attack("a.gguf", "regular file")
+def gguf_pipe_in_a_directory(folder: Path) -> Path:
+    """Has a named pipe where its file should be."""
+    os.mkfifo(folder / "a.gguf")
     return folder
 
 

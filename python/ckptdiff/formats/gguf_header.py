@@ -11,6 +11,7 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from operator import itemgetter
 from typing import BinaryIO, NamedTuple, NoReturn, TypeAlias
@@ -50,8 +51,9 @@ _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _TWO_U64 = struct.Struct("<QQ")
 _TYPE_AND_COUNT = struct.Struct("<IQ")
-_TYPE_AND_OFFSET = struct.Struct("<IQ")
-_DIMENSIONS = tuple(struct.Struct(f"<{count}Q") for count in range(_MOST_DIMENSIONS + 1))
+#: dimensions, type, offset
+_INFO_OF_RANK = tuple(struct.Struct(f"<{rank}QIQ") for rank in range(_MOST_DIMENSIONS + 1))
+_MOST_INFO_BYTES = 8 + _KEY_AT_MOST + 4 + _INFO_OF_RANK[-1].size
 
 # The least that a pair (key length, type, one byte) and a tensor's info take.
 _LEAST_PAIR_BYTES = 8 + 4 + 1
@@ -133,6 +135,9 @@ def read_header(path: str) -> Header:
 
     Raises InvalidCheckpointError where the file breaks the format, is of version 1 or big-endian.
     """
+    # opening a pipe would wait for a writer
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InvalidCheckpointError(f"{path}: expected a regular file")
     with open(path, "rb") as file:
         return _Reader(path, file).header()
 
@@ -260,18 +265,31 @@ class _Reader:
     # -- tensors ----------------------------------------------------------------------------------
 
     def _tensor_info(self) -> tuple[str, int, tuple[int, ...], int]:
-        """(name, type, dimensions with the fastest first, offset in the data)."""
-        name = self._string("a tensor's name", _KEY_AT_MOST)
-        what = "a tensor's info"
-        rank = _U32.unpack(self._take(4, what))[0]
-        if rank > _MOST_DIMENSIONS:
-            self._fail(
-                f"tensor {_quoted(name)}: has {rank} dimensions, and GGUF at most "
-                f"{_MOST_DIMENSIONS}"
-            )
-        dimensions = _DIMENSIONS[rank].unpack(self._take(8 * rank, what))
-        kind, offset = _TYPE_AND_OFFSET.unpack(self._take(12, what))
-        return name, kind, dimensions, offset
+        """(name, type, dimensions with the fastest first, offset in the data).
+
+        There can be a hundred thousand, so the whole of it is had in the buffer first.
+        """
+        self._fill_up(_MOST_INFO_BYTES)
+        buffer, position = self.buffer, self.position
+        try:
+            length = _U64.unpack_from(buffer, position)[0]
+            if length > _KEY_AT_MOST:
+                self._fail(f"a tensor's name has {length} bytes, more than {_KEY_AT_MOST}")
+            end = position + 8 + length
+            rank = _U32.unpack_from(buffer, end)[0]
+            name = buffer[position + 8 : end].decode()
+            if rank > _MOST_DIMENSIONS:
+                self._fail(
+                    f"tensor {_quoted(name)}: has {rank} dimensions, and GGUF at most "
+                    f"{_MOST_DIMENSIONS}"
+                )
+            *dimensions, kind, offset = _INFO_OF_RANK[rank].unpack_from(buffer, end + 4)
+        except struct.error:
+            self._fail("the infos of the tensors take more bytes than are left; truncated?")
+        except UnicodeDecodeError as error:
+            self._fail(f"a tensor's name is not valid UTF-8 at byte {error.start}")
+        self.position = end + 4 + _INFO_OF_RANK[rank].size
+        return name, kind, tuple(dimensions), offset
 
     def _placed(
         self, infos: list[tuple[str, int, tuple[int, ...], int]], data_start: int, alignment: int
@@ -352,6 +370,11 @@ class _Reader:
         self.position = 0
         if len(self.buffer) < count:
             self._fail(f"the file ends within {what}; it was truncated while it was read")
+
+    def _fill_up(self, count: int) -> None:
+        """Have ``count`` bytes in the buffer, or all that are left where those are fewer."""
+        if len(self.buffer) - self.position < count and self.start + len(self.buffer) < self.size:
+            self._fill(min(count, self.size - self._offset()), "the infos of the tensors")
 
     def _skip(self, count: int) -> None:
         """Step over bytes that are known to be there."""
