@@ -414,6 +414,9 @@ def test_floats_of_the_metadata_are_the_shortest_that_read_back(tmp_path: Path) 
 def test_a_large_vocabulary_and_many_tensors_open_quickly(tmp_path: Path) -> None:
     tokens = b"".join(text(f"token {index}") for index in range(250_000))
     pairs = [array(f"tokenizer.{name}", 8, 250_000, tokens) for name in ("tokens", "merges")]
+    # longer than what is read at once, as a whole and each
+    pairs.append(array("tokenizer.scores", 6, 400_000, bytes(4 * 400_000)))
+    pairs.append(array("texts", 8, 3, text("x" * 1_500_000) + text("") + text("y" * 2_000_000)))
     infos = [Info(f"blk.{index}.attn_v.weight", (1,), 0, 32 * index) for index in range(100_000)]
     pairs.append(text("general.architecture") + struct.pack("<I", 8) + text("llama"))
     path = write_raw_gguf(tmp_path / "a.gguf", infos, pairs, bytes(32 * len(infos)))

@@ -137,6 +137,15 @@ def gguf_array_of_more_numbers_than_bytes(folder: Path) -> Path:
     return write_raw_gguf(folder / FILE, pairs=[array("k", 12, 2**61)])
 
 
+@attack(FILE, "limit")
+def gguf_header_over_the_limit(folder: Path) -> Path:
+    """Has an array of 300 million bytes, all of them there: a hole that would be a header."""
+    path = write_raw_gguf(folder / FILE, pairs=[array("k", 0, 300_000_000)])
+    with path.open("r+b") as file:
+        file.truncate(301_000_000)
+    return path
+
+
 @attack(FILE, "'k'", "nested")
 def gguf_arrays_nested_deeply(folder: Path) -> Path:
     """Has arrays in arrays, ten thousand deep, to overflow a stack."""
