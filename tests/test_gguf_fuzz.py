@@ -70,7 +70,15 @@ def check(path: Path) -> None:
     mine = read_header(str(path))
     if any(tensor.dtype.startswith("type ") for tensor in mine.tensors):
         return
-    theirs = GGUFReader(path)
+    try:
+        theirs = GGUFReader(path)
+    except (IndexError, ValueError):
+        # a scalar of BF16, and a dimension of 2**64 - 1 beside one of 0, are beyond it
+        assert any(
+            tensor.shape == () or (0 in tensor.shape and max(tensor.shape) >= 2**31)
+            for tensor in mine.tensors
+        )
+        return
     assert {tensor.name: (list(tensor.shape[::-1]), tensor.offset, tensor.bytes)
             for tensor in mine.tensors} == {
         tensor.name: (tensor.shape.tolist(), tensor.data_offset, tensor.n_bytes)
