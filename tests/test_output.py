@@ -316,7 +316,7 @@ def test_an_error_of_the_program_is_no_difference(monkeypatch: pytest.MonkeyPatc
     """In the calling process, too: status 2, with the traceback on stderr."""
     import ckptdiff.cli.ls as ls
 
-    def broken(path: object) -> None:
+    def broken(path: object, **options: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(ls.api, "open", broken)

@@ -5,7 +5,7 @@ A function gets an empty folder and returns the path to hand to the tool. The de
 one returned), and the tensor where there is one.
 """
 
-from tests.attacks import files, folders, gguf, special
+from tests.attacks import files, folders, gguf, special, torch_files
 from tests.attacks.registry import ATTACKS, Attack
 
-__all__ = ["ATTACKS", "Attack", "files", "folders", "gguf", "special"]
+__all__ = ["ATTACKS", "Attack", "files", "folders", "gguf", "special", "torch_files"]

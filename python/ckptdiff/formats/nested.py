@@ -21,7 +21,7 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ckptdiff.errors import InvalidCheckpointError
-from ckptdiff.formats.inert import IdentityKey, InertObject, StoredTensor, UnsupportedTensor
+from ckptdiff.formats.inert import DType, IdentityKey, InertObject, StoredTensor, UnsupportedTensor
 from ckptdiff.formats.optimizer import Holder, is_optimizer_state, parameter_names
 from ckptdiff.formats.options import OpenOptions
 
@@ -247,6 +247,8 @@ def _plain_text(value: object) -> str | None:
     """The text of a number, a string, or a list of such; None for anything else."""
     if isinstance(value, str):
         return _shortened(value)
+    if isinstance(value, DType):
+        return value.name
     if isinstance(value, (bool, int, float, complex)):
         return _number_text(value)
     if not isinstance(value, (list, tuple)) or not value:

@@ -106,6 +106,8 @@ def _why_not_directory(path: str) -> str:
 
 
 def _listing(path: str, entries: list[str]) -> str:
-    return some_of(
-        [entry + "/" if os.path.isdir(os.path.join(path, entry)) else entry for entry in entries]
-    )
+    shown = [
+        entry + "/" if os.path.isdir(os.path.join(path, entry)) else entry
+        for entry in entries[:_NAMED_AT_MOST]
+    ]
+    return some_of([*shown, *entries[_NAMED_AT_MOST:]])

@@ -151,7 +151,7 @@ def _storage_loader(storages: dict[str, Storage]) -> Callable[[object], Storage]
         base = storages.get(key)
         if base is None:
             storages[key] = base = Storage(kind, key, elements, first)
-        if (base.kind, base.elements, base.first) == (kind, elements, first):
+        if base.kind is kind and base.elements == elements and base.first == first:
             return base
         other = Storage(kind, key, elements, first)
         other.base = base

@@ -103,6 +103,10 @@ _OBJECTS = (
     "builtins.slice",
     "builtins.str",
     "builtins.tuple",
+    # Python 2's names, which protocol 2 has for range and others
+    "builtins.long",
+    "builtins.unicode",
+    "builtins.xrange",
     "datetime.date",
     "datetime.datetime",
     "datetime.timedelta",

@@ -7,7 +7,7 @@ knows the tensor's name, and can say which tensor is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from ckptdiff.formats.inert.machine import Constructor, inert_class, inert_classes
 from ckptdiff.formats.inert.plain import PLAIN
@@ -24,7 +24,8 @@ __all__ = [
 ]
 
 
-class DType(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class DType:
     """A torch dtype: its name, the safetensors name where there is one, and bytes per element.
 
     ``bytes`` is 0 where elements do not take whole bytes, and for dtypes of no known layout.
@@ -35,7 +36,8 @@ class DType(NamedTuple):
     bytes: int
 
 
-class StorageType(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class StorageType:
     """A storage class; ``dtype`` is None for the untyped one, whose elements are bytes."""
 
     name: str
@@ -92,7 +94,8 @@ class StoredTensor:
         self.flags = flags
 
 
-class UnsupportedTensor(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class UnsupportedTensor:
     """A tensor that is no strided view of a storage: what it is, and the shape it claims."""
 
     what: str
