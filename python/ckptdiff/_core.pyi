@@ -38,7 +38,7 @@ class CheckpointReadError(OSError):
     """The operating system refused to read a file, or the file shrank meanwhile."""
 
 def dtype_names() -> list[str]:
-    """Every dtype the kernels decode, by its safetensors name."""
+    """Every dtype the kernels decode, by its safetensors or ggml name."""
 
 def cast_dtype_names() -> list[str]:
     """The dtypes ``diff(cast=...)`` can round to."""
@@ -88,6 +88,7 @@ class Manifest:
             ]
         ]
         | None = None,
+        interleaved: Iterable[tuple[str, str, Sequence[int], int, int, int]] | None = None,
     ) -> Manifest:
         """Describe tensors of files as (name, dtype, shape, spans).
 
@@ -100,6 +101,9 @@ class Manifest:
         is cut along any dimensions is (name, dtype, shape, parts) in ``parted``, and a part is
         (index in ``sources``, byte offset, where it begins in each dimension, its size in each,
         byte strides or None where its elements lie in order); parts are not empty.
+        A tensor whose rows lie in groups, each with the rows of its first and its second half by
+        turns, is (name, dtype, shape, index in ``sources``, byte offset, groups) in
+        ``interleaved``. Those, too, are looked at when ``tensors`` has been walked.
 
         Raises InvalidCheckpointError that names file and tensor where bytes are not in the file,
         are not as many as dtype and shape take, or where two tensors have one name.
@@ -130,6 +134,8 @@ class Manifest:
         self, indices: Sequence[int]
     ) -> list[tuple[str, str, tuple[int, ...], int, int, tuple[str, ...]]]:
         """(name, dtype, shape, elements, bytes, files) of each tensor; no file in memory."""
+    def unsupported(self) -> list[int]:
+        """The indices of tensors whose dtype cannot be decoded."""
     def sums(self, indices: Sequence[int] | None = None) -> list[tuple[str, int, int, int]]:
         """(dtype, tensors, elements, bytes) of each dtype among these tensors, or among all."""
     def tensor(
@@ -167,6 +173,12 @@ class Pairing:
     def only_in_b(self) -> list[int]: ...
     @property
     def shape_mismatch(self) -> list[tuple[int, int]]: ...
+    @property
+    def unsupported(self) -> list[tuple[int, int]]:
+        """Pairs with a dtype on a side that cannot be decoded; empty where there are no others.
+
+        Those are in ``pairs`` then, and a run fails with the first.
+        """
     @property
     def excluded_a(self) -> list[int]: ...
     @property

@@ -13,10 +13,12 @@ from os import PathLike
 from typing import TypeAlias
 
 from ckptdiff import _core
-from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.checkpoint import Checkpoint, TensorRef
+from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
+from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport
@@ -86,7 +88,8 @@ def diff(
 
     Shapes must agree, dtypes need not: values are decoded exactly and ``d = b - a``. Two NaN are
     equal, and so are +0 and -0. Sums run over the positions where both sides are finite; the
-    others are counted. Tensors without a partner or of another shape are listed, never an error.
+    others are counted. Tensors without a partner, of another shape or of a dtype that cannot be
+    decoded are listed, never an error, unless they are all there is.
 
     Args:
         include: Globs; where any is given, only names that match one are compared.
@@ -132,6 +135,10 @@ def diff(
     _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
         checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
+    )
+    unsupported = pairing.unsupported
+    notes += unsupported_notes(
+        LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
     )
     start = time.perf_counter()
     table = _core.diff(
@@ -190,6 +197,10 @@ def stats(
         named = apply_rules(checkpoint.names(), rules, ())
     notes = unmatched(rules, named)
     _refuse_empty_choice((checkpoint, named))
+    unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
+    if unsupported:
+        named = named.without_unsupported(unsupported, len(checkpoint))
+        notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
     start = time.perf_counter()
     table = _core.stats(
         checkpoint.manifest,
@@ -209,6 +220,12 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:
+    """The tensor of a pair whose dtype cannot be decoded, A's where it is both."""
+    in_a, in_b = a.tensor_at(pair[0]), b.tensor_at(pair[1])
+    return in_b if in_a.dtype in _core.dtype_names() else in_a
 
 
 def _refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:

@@ -53,7 +53,7 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_notes", "_path", "_tied")
+    __slots__ = ("_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
 
     def __init__(
         self,
@@ -61,12 +61,14 @@ class Checkpoint(Mapping[str, TensorRef]):
         *,
         path: str | None,
         format: str,  # noqa: A002
+        stored_names: Mapping[str, str] | None = None,
         tied: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self._manifest = manifest
         self._path = path
         self._format = format
+        self._stored_names: Mapping[str, str] = stored_names or {}
         self._tied = dict(tied or {})
         self._notes = tuple(notes)
 
@@ -84,6 +86,15 @@ class Checkpoint(Mapping[str, TensorRef]):
     def format(self) -> str:
         """The format's name: ``safetensors``, ``torch``, ``memory`` …"""
         return self._format
+
+    @property
+    def has_stored_names(self) -> bool:
+        """Whether some tensors are called otherwise in the file."""
+        return bool(self._stored_names)
+
+    def stored_name(self, name: str) -> str:
+        """What the file calls the tensor ``name``; several experts can be in one tensor of it."""
+        return self._stored_names.get(name, name)
 
     @property
     def tied(self) -> Mapping[str, str]:

@@ -6,9 +6,32 @@ with its reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["SideCoverage"]
+if TYPE_CHECKING:
+    from ckptdiff.checkpoint import TensorRef
+
+__all__ = ["SideCoverage", "unsupported_notes"]
+
+_NAMED_AT_MOST = 3
+
+
+def unsupported_notes(tensors: Sequence[TensorRef]) -> list[str]:
+    """A line for each of the first tensors that were left out for their dtype, one for the rest."""
+    notes = [
+        f"tensor {tensor.name!r} is left out: its dtype {tensor.dtype} is not supported"
+        for tensor in tensors[:_NAMED_AT_MOST]
+    ]
+    rest = tensors[_NAMED_AT_MOST:]
+    if rest:
+        dtypes = sorted({tensor.dtype for tensor in rest})
+        notes.append(
+            f"{len(rest):,} more left out, as {', '.join(dtypes)} "
+            f"{'is' if len(dtypes) == 1 else 'are'} not supported"
+        )
+    return notes
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ class ShapeMismatch(NamedTuple):
 
 
 class DiffReport(Report):
-    """What changed from A to B, a row per tensor that both have in one shape.
+    """What changed from A to B, a row per tensor that both have in one shape and known dtypes.
 
     Made by :func:`ckptdiff.diff`; see the module for how reports chain.
     """
@@ -86,7 +86,7 @@ class DiffReport(Report):
 
     @property
     def matches(self) -> bool:
-        """Whether every tensor has a partner of its shape, within the tolerance asked for."""
+        """Whether every tensor has a partner, was compared, and is within the tolerance."""
         return self.verdicts["different"] == 0 and not self._unpaired
 
     @property
@@ -96,7 +96,9 @@ class DiffReport(Report):
 
     @property
     def _unpaired(self) -> int:
-        return len(self.only_in_a) + len(self.only_in_b) + len(self.shape_mismatch)
+        return sum(
+            map(len, (self.only_in_a, self.only_in_b, self.shape_mismatch, self.unsupported))
+        )
 
     @cached_property
     def only_in_a(self) -> Sequence[TensorRef]:
@@ -119,11 +121,24 @@ class DiffReport(Report):
         return LazySequence(self._pairing.shape_mismatch, mismatch)
 
     @cached_property
+    def unsupported(self) -> Sequence[tuple[TensorRef, TensorRef]]:
+        """The pairs of a shape that were not compared, as a dtype cannot be decoded.
+
+        Where every pair is such a one, there is no report, but an InvalidCheckpointError.
+        """
+        return LazySequence(
+            self._pairing.unsupported,
+            lambda pair: (self._tensor_of_a(pair[0]), self._b.tensor_at(pair[1])),
+        )
+
+    @cached_property
     def excluded(self) -> Sequence[NotCompared]:
-        """The tensors of both sides that the globs left out, with the reason."""
+        """The tensors of both sides that were left out, by the globs or for a dtype."""
         return (
             *not_compared("a", self._named_a, self._a),
+            *(NotCompared("a", a.name, "unsupported_dtype") for a, _ in self.unsupported),
             *not_compared("b", self._named_b, self._b),
+            *(NotCompared("b", b.name, "unsupported_dtype") for _, b in self.unsupported),
         )
 
     @property

@@ -32,7 +32,9 @@ __all__ = ["Histogram", "NotCompared", "Report", "Selection", "histogram_of", "n
 
 
 class NotCompared(NamedTuple):
-    """A tensor that the globs left out: ``reason`` is ``not_included`` or ``excluded``."""
+    """A tensor that was left out: by the globs (``not_included``, ``excluded``), or because its
+    dtype or its partner's cannot be decoded (``unsupported_dtype``).
+    """
 
     side: str
     name: str
@@ -173,7 +175,7 @@ class Report(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each glob or rename rule that matched no tensor."""
+        """A line for each rule that matched no tensor, and on what could not be decoded."""
         return self._notes
 
     @property
@@ -267,8 +269,8 @@ class Report(ABC):
 
 
 def not_compared(side: str, named: Named, checkpoint: Checkpoint) -> Iterator[NotCompared]:
-    """The tensors of one side that the globs left out."""
-    if named.left_out:
+    """The tensors of one side that its choices leave out."""
+    if named.choices:
         for reason, name in named.reasons(checkpoint.names()):
             yield NotCompared(side, name, reason)
 

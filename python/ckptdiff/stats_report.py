@@ -47,7 +47,7 @@ class StatsReport(Report):
 
     @cached_property
     def excluded(self) -> Sequence[NotCompared]:
-        """The tensors that the globs left out, with the reason."""
+        """The tensors that were left out, by the globs or for a dtype that cannot be decoded."""
         return tuple(not_compared("a", self._named, self._a))
 
     @property

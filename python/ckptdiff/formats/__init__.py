@@ -15,6 +15,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
 from ckptdiff.formats import (
     distributed,
+    gguf,
     numpy,
     olmo,
     recognise,
@@ -42,6 +43,7 @@ FORMATS: tuple[Format, ...] = (
     Format("safetensors", safetensors.can_open, safetensors.open_checkpoint),
     Format("torch", torch.can_open, torch.open_checkpoint),
     Format("numpy", numpy.can_open, numpy.open_checkpoint),
+    Format("gguf", gguf.can_open, gguf.open_checkpoint),
 )
 
 

@@ -1,7 +1,7 @@
 """Looks at paths: the first bytes, the Hub's folders, what there is where no checkpoint is.
 
 Nothing is opened as a checkpoint here. The first bytes and the file names tell a torch ``.bin``
-from a GGUF file well enough for a sentence like "a GGUF file, which is not supported yet".
+from an HDF5 file well enough for a sentence like "an HDF5 file, which is not supported yet".
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ __all__ = ["first_bytes", "hub_snapshot", "some_of", "why_not"]
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, but not of torch"),
-    (b"GGUF", "a GGUF file"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x80\x02", "a Python pickle, but not of torch"),
     (b"\x80\x04", "a Python pickle, but not of torch"),
@@ -23,7 +22,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 # File names that mark a checkpoint which this version cannot read.
 _OTHER_FORMATS: tuple[tuple[str, str], ...] = (
     (".distcp", "torch distributed checkpoint"),  # one without its .metadata
-    (".gguf", "GGUF"),
     (".npy", "NumPy"),  # one array each; a file is opened, a folder of them is not
     (".h5", "HDF5"),
     (".msgpack", "Flax"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["CHOICES", "Named", "Rename", "Rules", "apply_rules", "parse_rename", "unmatched"]
 
@@ -87,8 +87,10 @@ class Rules:
         )
 
 
-#: Why a tensor is left out, or not, by the codes of :attr:`Named.choices`.
-CHOICES = ("kept", "not_included", "excluded")
+#: Why a tensor is left out, or not, by the codes of :attr:`Named.choices`. The last is no choice of
+#: the globs: its dtype cannot be decoded.
+CHOICES = ("kept", "not_included", "excluded", "unsupported_dtype")
+_UNSUPPORTED = CHOICES.index("unsupported_dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,23 @@ class Named:
     @property
     def left_out(self) -> int:
         """How many tensors the globs leave out."""
-        return len(self.choices) - self.choices.count(0)
+        return len(self.choices) - self.choices.count(0) - self.choices.count(_UNSUPPORTED)
 
     def keeps(self, index: int) -> bool:
         """Whether the globs leave tensor ``index`` in."""
         return not self.choices or self.choices[index] == 0
+
+    def without_unsupported(self, unsupported: Sequence[int], tensors: int) -> Named:
+        """The same, but for tensors whose dtype cannot be decoded, of the ``tensors`` there are.
+
+        Where that would leave none it is as it was, so that reading fails with the first of them.
+        Names must be those of the checkpoint.
+        """
+        choices = bytearray(self.choices or bytes(tensors))
+        for index in unsupported:
+            if choices[index] == 0:
+                choices[index] = _UNSUPPORTED
+        return replace(self, choices=bytes(choices)) if 0 in choices else self
 
     def reasons(self, stored: Sequence[str]) -> Iterator[tuple[str, str]]:
         """(reason, name that the globs saw) of each tensor left out, of the names ``stored``."""

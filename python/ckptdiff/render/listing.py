@@ -22,6 +22,7 @@ Value = TypeVar("Value", bound=Hashable)
 
 _BLOCK = 1024
 _REMARKS_AT_MOST = 20
+_VALUE_AT_MOST = 100
 _FIELDS = ("name", "dtype", "shape", "numel", "bytes", "shard")
 
 
@@ -42,6 +43,8 @@ class Block(NamedTuple):
     numels: Sequence[int]
     sizes: Sequence[int]
     shards: Sequence[str]
+    #: what the file calls them, empty where that is known to be the name
+    stored: Sequence[str]
 
 
 class Listing:
@@ -50,13 +53,15 @@ class Listing:
     def __init__(self, checkpoint: Checkpoint, indices: Sequence[int]) -> None:
         self.checkpoint = checkpoint
         self.indices = indices
+        self._with_stored = checkpoint.has_stored_names
 
     def blocks(self) -> Iterator[Block]:
         """The tensors in natural order of their names, at most 1024 at a time."""
         for start in range(0, len(self.indices), _BLOCK):
             rows = self.checkpoint.manifest.tensors(self.indices[start : start + _BLOCK])
             names, dtypes, shapes, numels, sizes, files = zip(*rows, strict=True)
-            yield Block(names, dtypes, shapes, numels, sizes, _each(_shard, files))
+            stored = list(map(self.checkpoint.stored_name, names)) if self._with_stored else ()
+            yield Block(names, dtypes, shapes, numels, sizes, _each(_shard, files), stored)
 
     def write_json(self, stream: TextIO) -> None:
         """Write the schema ``ckptdiff.ls/1``: ``a``, ``summary`` and ``tensors``."""
@@ -65,30 +70,39 @@ class Listing:
     def write_csv(self, stream: TextIO) -> None:
         """Write a line per tensor; the shape is the text of a JSON list."""
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_FIELDS)
+        writer.writerow(self._fields)
         text = _escaped if stream.isatty() else list
         for block in self.blocks():
-            columns = (
+            columns: list[Sequence[object]] = [
                 text(block.names),
                 text(block.dtypes),
                 _each(_list_text, block.shapes),
                 block.numels,
                 block.sizes,
                 text(block.shards),
-            )
+            ]
+            if self._with_stored:
+                columns.append(text(block.stored))
             writer.writerows(zip(*columns, strict=True))
 
     def write_markdown(self, stream: TextIO) -> None:
         """Write a table of the tensors and a line with the sums."""
-        stream.write("| tensor | dtype | shape | bytes | shard |\n|---|---|---:|---:|---|\n")
+        heads = ["tensor", "dtype", "shape", "bytes", "shard"]
+        rules = ["---", "---", "---:", "---:", "---"]
+        if self._with_stored:
+            heads.append("in the file")
+            rules.append("---")
+        stream.write(f"| {' | '.join(heads)} |\n|{'|'.join(rules)}|\n")
         for block in self.blocks():
-            columns = (
+            columns = [
                 [code(name) for name in block.names],
                 _each(_plain, block.dtypes),
                 _each(shape_text, block.shapes),
                 _each(thousands, block.sizes),
                 _each(code, block.shards),
-            )
+            ]
+            if self._with_stored:
+                columns.append([code(name) for name in block.stored])
             for cells in zip(*columns, strict=True):
                 stream.write(f"| {' | '.join(cells)} |\n")
         stream.write(f"\n{self._sums()}\n")
@@ -104,6 +118,8 @@ class Listing:
         with_shard = len(self.checkpoint.files) > 1
         if with_shard:
             columns.append(Column("shard", priority=1))
+        if self._with_stored:
+            columns.append(Column("in the file", priority=2))
         if self.indices:
             widest_name = max(widest(_escaped(block.names)) for block in self.blocks())
             strips = self._strips(with_shard)
@@ -123,6 +139,8 @@ class Listing:
             ]
             if with_shard:
                 strips.append(Strip(_each(escape, block.shards), "dim"))
+            if self._with_stored:
+                strips.append(Strip(_escaped(block.stored), "dim"))
             yield strips
 
     def _members(self) -> Iterator[tuple[str, object]]:
@@ -147,7 +165,11 @@ class Listing:
                 "dtypes": {dtype: sums._asdict() for dtype, sums in self.sums.items()},
             },
         )
-        yield "tensors", map(_json_rows, self.blocks())
+        yield "tensors", (_json_rows(block, self._fields) for block in self.blocks())
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return (*_FIELDS, "stored_name") if self._with_stored else _FIELDS
 
     @cached_property
     def sums(self) -> dict[str, Sums]:
@@ -174,7 +196,8 @@ class Listing:
         tied = [f"tied: {name} = {twin}" for name, twin in self.checkpoint.tied.items()]
         yield from _some(tied, "tied tensors")
         metadata = self.checkpoint.metadata.items()
-        yield from _some([f"{key}: {value}" for key, value in metadata], "lines of metadata")
+        lines = [f"{key}: {_shortened(value)}" for key, value in metadata]
+        yield from _some(lines, "lines of metadata")
 
     def _dtype_sums(self) -> str:
         return ", ".join(
@@ -184,6 +207,13 @@ class Listing:
         )
 
 
+def _shortened(value: str) -> str:
+    """A value that can be a whole chat template."""
+    if len(value) <= _VALUE_AT_MOST:
+        return value
+    return f"{value[:_VALUE_AT_MOST]}… ({len(value):,} characters)"
+
+
 def _some(lines: Sequence[str], what: str) -> Iterator[str]:
     yield from lines[:_REMARKS_AT_MOST]
     rest = len(lines) - _REMARKS_AT_MOST
@@ -191,16 +221,18 @@ def _some(lines: Sequence[str], what: str) -> Iterator[str]:
         yield f"… and {rest:,} more {what} (--format json has all)"
 
 
-def _json_rows(block: Block) -> json.Encoded:
-    columns = (
+def _json_rows(block: Block, fields: Sequence[str]) -> json.Encoded:
+    columns: list[Sequence[object]] = [
         [json.encode(name) for name in block.names],
         _each(json.encode, block.dtypes),
         _each(_list_text, block.shapes),
         block.numels,
         block.sizes,
         _each(_encoded_shard, block.shards),
-    )
-    row = ", ".join(f'"{field}": {{}}' for field in _FIELDS)
+    ]
+    if block.stored:
+        columns.append([json.encode(name) for name in block.stored])
+    row = ", ".join(f'"{field}": {{}}' for field in fields)
     return json.Encoded(",\n".join(map(f"{{{{{row}}}}}".format, *columns)))
 
 

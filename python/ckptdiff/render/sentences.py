@@ -31,11 +31,13 @@ def coverage_texts(report: Report, width: int | None = None) -> list[str]:
     Every digit is given where a line of ``width`` has room for them, percentages otherwise.
     """
     sides: dict[str, SideCoverage] = {}
-    verb, excluded = "read", 0
+    verb, excluded, unsupported = "read", 0, 0
     if isinstance(report, DiffReport):
         verb, excluded, sides = "compared", report.left_out, report.coverage
+        unsupported = 2 * len(report.unsupported)
     elif isinstance(report, StatsReport):
         excluded, sides = report.left_out, {"a": report.coverage}
+        unsupported = len(report.excluded) - excluded
     names = [side.upper() for side in sides]
     if all(side.complete for side in sides.values()):
         return [f"{verb} all of {' and all of '.join(names)}"]
@@ -45,6 +47,8 @@ def coverage_texts(report: Report, width: int | None = None) -> list[str]:
     ]
     if excluded:
         texts.append(f"left out by --include and --exclude: {plural(excluded, 'tensor')}")
+    if unsupported:
+        texts.append(f"left out for an unsupported dtype: {plural(unsupported, 'tensor')}")
     return texts
 
 

@@ -47,7 +47,11 @@ impl Manifest {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (sources, tensors, metadata = None, strided = None, deflated = None, parted = None))]
+    #[pyo3(signature = (
+        sources, tensors, metadata = None, strided = None, deflated = None, parted = None,
+        interleaved = None
+    ))]
+    #[allow(clippy::too_many_arguments)] // Kinds of places that tensors lie at.
     fn from_spans(
         sources: Vec<PathBuf>,
         tensors: &Bound<'_, PyAny>,
@@ -55,11 +59,19 @@ impl Manifest {
         strided: Option<&Bound<'_, PyAny>>,
         deflated: Option<Vec<spans::Deflated>>,
         parted: Option<&Bound<'_, PyAny>>,
+        interleaved: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
+        let inner = spans::manifest(
+            sources,
+            tensors,
+            metadata,
+            strided,
+            deflated,
+            parted,
+            interleaved,
+        )?;
         Ok(Self {
-            inner: Arc::new(spans::manifest(
-                sources, tensors, metadata, strided, deflated, parted,
-            )?),
+            inner: Arc::new(inner),
         })
     }
 
@@ -132,6 +144,10 @@ impl Manifest {
             ));
         }
         Ok(rows)
+    }
+
+    fn unsupported(&self) -> Vec<usize> {
+        self.inner.unsupported().collect()
     }
 
     #[pyo3(signature = (indices = None))]

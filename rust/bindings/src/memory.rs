@@ -115,7 +115,7 @@ pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult
             )));
         };
         let contiguous = is_contiguous(&shape, &strides, known);
-        if known.bits() < 8 && !contiguous {
+        if known.granule().elements > 1 && !contiguous {
             return Err(PyValueError::new_err(format!(
                 "tensor {name:?}: packed {dtype} must be contiguous"
             )));
@@ -143,7 +143,7 @@ pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult
 
 /// Whether row-major order of the elements is their order in memory.
 fn is_contiguous(shape: &[u64], strides: &[i64], dtype: DType) -> bool {
-    if shape.contains(&0) || dtype.bits() < 8 {
+    if shape.contains(&0) || dtype.granule().elements > 1 {
         // A packed dtype's strides are counted in whole bytes and say nothing of the last axis.
         return true;
     }

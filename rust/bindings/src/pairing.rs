@@ -64,6 +64,11 @@ impl Pairing {
     }
 
     #[getter]
+    fn unsupported(&self) -> Vec<(u32, u32)> {
+        self.inner.unsupported.clone()
+    }
+
+    #[getter]
     fn excluded_a(&self) -> Vec<u32> {
         self.inner.excluded_a.clone()
     }

@@ -28,6 +28,9 @@ type Parted = (
 /// (source, byte offset, stored length, inflated length)
 pub(crate) type Deflated = (u32, u64, u64, u64);
 
+/// (name, dtype, shape, source, byte offset, groups of rows)
+type Interleaved = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, u64);
+
 /// A manifest of tensors of files.
 pub(crate) fn manifest(
     sources: Vec<PathBuf>,
@@ -36,6 +39,7 @@ pub(crate) fn manifest(
     strided: Option<&Bound<'_, PyAny>>,
     deflated: Option<Vec<Deflated>>,
     parted: Option<&Bound<'_, PyAny>>,
+    interleaved: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
     for (source, offset, stored_length, length) in deflated.unwrap_or_default() {
@@ -80,6 +84,14 @@ pub(crate) fn manifest(
                 .collect();
             collected
                 .add_parts(&name, &dtype, &shape, &parts)
+                .map_err(exception)?;
+        }
+    }
+    if let Some(interleaved) = interleaved {
+        for tensor in interleaved.try_iter()? {
+            let (name, dtype, shape, source, offset, groups) = tensor?.extract::<Interleaved>()?;
+            collected
+                .add_interleaved(&name, &dtype, &shape, (source, offset), groups)
                 .map_err(exception)?;
         }
     }

@@ -147,6 +147,11 @@ pub enum TensorFault {
         listed(shape)
     )]
     PartsDoNotCover { parts: usize, shape: Vec<u64> },
+    #[error(
+        "shape {} has no {groups} groups of whole rows that can be halved",
+        listed(shape)
+    )]
+    NoHalves { shape: Vec<u64>, groups: u64 },
     #[error("is one too many: names or shapes of the checkpoint take more than 4 GiB")]
     TooMuch,
     #[error(

@@ -8,6 +8,7 @@
 mod boxes;
 mod deflated;
 mod error;
+mod interleaved;
 mod json;
 mod manifest;
 #[cfg(target_os = "linux")]

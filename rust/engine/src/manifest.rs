@@ -153,6 +153,15 @@ impl Manifest {
         sums
     }
 
+    /// The indices of tensors whose dtype no kernel knows.
+    pub fn unsupported(&self) -> impl Iterator<Item = usize> {
+        let known = DType::ALL.len();
+        let entries = self.entries.iter().enumerate();
+        entries
+            .filter(move |(_, entry)| usize::from(entry.dtype) >= known)
+            .map(|(index, _)| index)
+    }
+
     /// The index of the tensor of that name.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.entries

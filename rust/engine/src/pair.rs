@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, StoredDType};
 use crate::names::Names;
 use crate::order::natural_cmp;
 
@@ -29,6 +29,9 @@ pub struct Pairing {
     pub only_in_b: Vec<u32>,
     /// Same name, another shape.
     pub shape_mismatch: Vec<(u32, u32)>,
+    /// Same name and shape, and a dtype on a side that no kernel knows. Where there is nothing else
+    /// to compare they stay among the pairs, so that a run says what is wrong with the first.
+    pub unsupported: Vec<(u32, u32)>,
     /// Left out by a filter.
     pub excluded_a: Vec<u32>,
     /// Left out by a filter.
@@ -53,7 +56,7 @@ pub fn pair(
             (Some(&in_a), Some(&in_b)) => natural_cmp(side_a.name(in_a), side_b.name(in_b)),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return Ok(pairing),
+            (None, None) => break,
         };
         match ordering {
             Ordering::Less => pairing.only_in_a.extend(left_a.split_off_first()),
@@ -63,16 +66,26 @@ pub fn pair(
                 let Some((&in_a, &in_b)) = partners else {
                     continue;
                 };
-                let same = a.tensor(in_a as usize).shape == b.tensor(in_b as usize).shape;
-                let list = if same {
+                let (tensor_a, tensor_b) = (a.tensor(in_a as usize), b.tensor(in_b as usize));
+                let list = if tensor_a.shape != tensor_b.shape {
+                    &mut pairing.shape_mismatch
+                } else if is_supported(tensor_a.dtype) && is_supported(tensor_b.dtype) {
                     &mut pairing.pairs
                 } else {
-                    &mut pairing.shape_mismatch
+                    &mut pairing.unsupported
                 };
                 list.push((in_a, in_b));
             }
         }
     }
+    if pairing.pairs.is_empty() {
+        std::mem::swap(&mut pairing.pairs, &mut pairing.unsupported);
+    }
+    Ok(pairing)
+}
+
+const fn is_supported(dtype: StoredDType<'_>) -> bool {
+    matches!(dtype, StoredDType::Known(_))
 }
 
 /// What is left of a checkpoint by its filter.

@@ -393,8 +393,7 @@ fn pieces(elements: Range<u64>, bits: u64, bytes: u64) -> impl Iterator<Item = R
 
 /// Pieces begin at whole bytes, since they begin at multiples of a block.
 fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
-    let at = |element: u64| (u128::from(element) * u128::from(dtype.bits())).div_ceil(8) as u64;
-    at(elements.start)..at(elements.end)
+    dtype.bytes_before(elements.start)..dtype.bytes_before(elements.end)
 }
 
 /// How files are read in this run.

@@ -15,6 +15,7 @@ use ckptdiff_kernels::DType;
 use crate::boxes::{BOXES_AT_MOST, BoxedSource, Part, cover};
 use crate::deflated::{DeflatedSource, Inflated};
 use crate::error::{Error, TensorFault};
+use crate::interleaved::InterleavedSource;
 use crate::manifest::{Manifest, ManifestBuilder, Span};
 use crate::source::{FileSource, Source};
 use crate::strided::{Blocks, StridedSource};
@@ -236,7 +237,7 @@ impl SpanManifest {
             .collect();
         let width = DType::from_name(dtype)
             .ok()
-            .filter(|known| known.bits() % 8 == 0)
+            .filter(|known| known.granule().elements == 1)
             .map(|known| known.bits() / 8);
         let length = width.and_then(|width| product(shape)?.checked_mul(width));
         let (Some(width), Some(length)) = (width, length) else {
@@ -276,6 +277,67 @@ impl SpanManifest {
         Ok(())
     }
 
+    /// Add a tensor that lies in one piece, but for its rows: `groups` groups of them, each with
+    /// the rows of its two halves by turns.
+    pub fn add_interleaved(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[u64],
+        (source, offset): (u32, u64),
+        groups: u64,
+    ) -> Result<(), Error> {
+        let fail = |files: &[File], fault| Error::Tensor {
+            path: file_path(files, source),
+            tensor: name.to_owned(),
+            fault,
+        };
+        let Some(file) = self.files.get(source as usize) else {
+            return Err(fail(&self.files, TensorFault::NoSuchFile));
+        };
+        let rows = shape.first().copied().unwrap_or(0);
+        let length = product(shape)
+            .zip(DType::from_name(dtype).ok())
+            .and_then(|(elements, known)| known.bytes(elements))
+            .filter(|length| {
+                let halves = groups.checked_mul(2).unwrap_or(0);
+                *length > 0
+                    && halves > 0
+                    && rows.is_multiple_of(halves)
+                    && length.is_multiple_of(rows)
+            });
+        let Some(length) = length else {
+            let shape = shape.to_owned();
+            return Err(fail(&self.files, TensorFault::NoHalves { shape, groups }));
+        };
+        if offset.checked_add(length).is_none_or(|end| end > file.size) {
+            let size = file.size;
+            let fault = TensorFault::PastEnd {
+                offset,
+                length,
+                size,
+            };
+            return Err(fail(&self.files, fault));
+        }
+        let ordered = InterleavedSource::new(
+            Arc::clone(&file.source) as Arc<dyn Source>,
+            offset,
+            length / rows,
+            rows / groups,
+            length,
+        );
+        self.make_room(name, dtype, shape.len(), 1)
+            .map_err(|fault| fail(&self.files, fault))?;
+        let source = self.builder.add_source(Arc::new(ordered));
+        let span = Span {
+            source,
+            offset: 0,
+            length,
+        };
+        self.builder.add(name, dtype, shape, [span]);
+        Ok(())
+    }
+
     /// The manifest. Two tensors of one name are an error.
     pub fn build(mut self, metadata: BTreeMap<String, String>) -> Result<Manifest, Error> {
         self.builder.set_metadata(metadata);
@@ -300,7 +362,7 @@ impl SpanManifest {
         };
         let known = DType::from_name(dtype)
             .ok()
-            .filter(|known| known.bits() % 8 == 0);
+            .filter(|known| known.granule().elements == 1);
         let Some(known) = known.filter(|_| strides.len() == shape.len()) else {
             return Err(TensorFault::NoStrides {
                 dtype: dtype.to_owned(),

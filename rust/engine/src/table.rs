@@ -147,6 +147,11 @@ impl RowDType {
         matches!(self, Self::Single(dtype) if dtype.is_integer())
     }
 
+    /// Whether elements have no bits of their own.
+    fn is_quantised(self) -> bool {
+        matches!(self, Self::Single(dtype) if dtype.is_quantised())
+    }
+
     fn components(self) -> u8 {
         match self {
             Self::Single(dtype) => dtype.components() as u8,

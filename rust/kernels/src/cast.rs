@@ -10,17 +10,18 @@ use crate::level::{Level, Pass};
 use crate::scaled::scale;
 use crate::simd::Simd;
 
-/// Round codes of `from`, one block at most, to codes of `to`, which come back in `out`.
+/// Round `elements` elements of `from`, one block at most, to codes of `to`, which come back in
+/// `out`.
 pub(crate) fn cast<'a>(
     level: Level,
     from: DType,
     codes: &[u8],
+    elements: usize,
     to: DType,
     out: &'a mut [u8],
 ) -> &'a [u8] {
     let mut values = [0.0f64; BLOCK];
-    let code_bytes = from.bits().div_ceil(8) as usize;
-    let values = &mut values[..codes.len() / code_bytes];
+    let values = &mut values[..elements];
     match from.domain() {
         Domain::Narrow => {
             let mut narrow = [0.0f32; BLOCK];
@@ -200,8 +201,16 @@ mod tests {
         ] {
             let codes: Vec<u8> = (0..=255).collect();
             let mut out = [0; 256];
-            let back = cast(Level::best(), dtype, &codes, DType::F32, &mut [0; 1024]).to_vec();
-            let again = cast(Level::best(), DType::F32, &back, dtype, &mut out);
+            let back = cast(
+                Level::best(),
+                dtype,
+                &codes,
+                256,
+                DType::F32,
+                &mut [0; 1024],
+            )
+            .to_vec();
+            let again = cast(Level::best(), DType::F32, &back, 256, dtype, &mut out);
             for (code, again) in codes.iter().zip(again) {
                 let value = f32::from_le_bytes(
                     back[usize::from(*code) * 4..][..4]

@@ -7,6 +7,7 @@
 use crate::BLOCK;
 use crate::dtype::DType;
 use crate::level::Pass;
+use crate::quantised;
 use crate::simd::Simd;
 
 /// Widths of the group that a narrow pass reduces at once; blocks are padded with zeros to it.
@@ -64,15 +65,14 @@ impl Pass for DecodeNarrow<'_> {
                 minifloat::<5, 2, 16, NEGATIVE_ZERO_IS_NAN>(u32::from(code))
             }),
             DType::F8E8M0 => decode_8(codes, out, power_of_two),
-            DType::F4 => decode_8(codes, out, |code| {
-                minifloat::<2, 1, 1, FINITE>(u32::from(code))
-            }),
+            DType::F4 => decode_8(codes, out, f4),
             DType::F6E2M3 => decode_8(codes, out, |code| {
                 minifloat::<2, 3, 1, FINITE>(u32::from(code))
             }),
             DType::F6E3M2 => decode_8(codes, out, |code| {
                 minifloat::<3, 2, 3, FINITE>(u32::from(code))
             }),
+            DType::Q4_0 | DType::Q5_0 | DType::MXFP4 => quantised::decode(dtype, codes, out),
             wide => unreachable!("{wide} is not narrow"),
         }
     }
@@ -133,6 +133,7 @@ impl Pass for DecodeWide<'_> {
                     *value = i64::from_le_bytes(*code) as f64;
                 }
             }
+            blocks if blocks.is_quantised() => quantised::decode(blocks, codes, out),
             other => unreachable!("{other} is not wide"),
         }
     }
@@ -233,6 +234,12 @@ fn decode_16(codes: &[u8], out: &mut [f32], decode: impl Fn(u16) -> f32) {
 #[inline(always)]
 pub(crate) fn f16(code: u16) -> f32 {
     minifloat::<5, 10, 15, IEEE>(u32::from(code))
+}
+
+/// OCP 4-bit float.
+#[inline(always)]
+pub(crate) fn f4(code: u8) -> f32 {
+    minifloat::<2, 1, 1, FINITE>(u32::from(code))
 }
 
 /// OCP 8-bit float with 4 bits of exponent.

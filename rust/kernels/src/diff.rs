@@ -65,6 +65,8 @@ pub struct DiffPartial {
     finite: u64,
     changed: u64,
     bits_changed: u64,
+    /// Of a quantised dtype, whose elements have no bits of their own.
+    blocks_differ: bool,
     sign_flips: u64,
     out_of_tolerance: u64,
     max_ulp: u64,
@@ -91,6 +93,8 @@ pub struct DiffSummary {
     pub finite: u64,
     pub changed: u64,
     pub bits_changed: u64,
+    /// Whether there were blocks of one quantised dtype whose bytes differ.
+    pub blocks_differ: bool,
     pub max_abs: Number,
     /// Counted in floats; `None` where nothing differs.
     pub max_abs_index: Option<u64>,
@@ -121,6 +125,7 @@ impl DiffPartial {
         self.finite += later.finite;
         self.changed += later.changed;
         self.bits_changed += later.bits_changed;
+        self.blocks_differ |= later.blocks_differ;
         self.sign_flips += later.sign_flips;
         if let Some(later) = &later.nonfinite {
             let nonfinite = self.nonfinite.get_or_insert_default();
@@ -194,6 +199,7 @@ impl DiffPartial {
             finite: self.finite,
             changed: self.changed,
             bits_changed: self.bits_changed,
+            blocks_differ: self.blocks_differ,
             max_abs: if differs {
                 self.max_abs.magnitude
             } else {

@@ -1,8 +1,10 @@
 //! The element types a checkpoint can hold, and the facts about each that the kernels need.
 //!
-//! Names are those of the safetensors format; `C128` is the one addition, for tensors in memory.
+//! Names are those of the safetensors format, with two additions: `C128`, for tensors in memory, and
+//! the quantised types of ggml, which GGUF files hold, as ggml spells them.
 
 use std::fmt;
+use std::ops::Range;
 
 /// How a float format spends its codes on what is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,15 @@ impl FloatFormat {
     }
 }
 
+/// Elements that fill whole bytes together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granule {
+    /// How many elements.
+    pub elements: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
 /// The type of a tensor's elements.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation.
@@ -87,6 +98,17 @@ pub enum DType {
     F4,
     F6E2M3,
     F6E3M2,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    MXFP4,
 }
 
 /// A dtype name that no kernel knows.
@@ -114,7 +136,7 @@ pub(crate) enum Domain {
 
 impl DType {
     /// Every dtype.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 34] = [
         Self::Bool,
         Self::U8,
         Self::I8,
@@ -138,6 +160,17 @@ impl DType {
         Self::F4,
         Self::F6E2M3,
         Self::F6E3M2,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::MXFP4,
     ];
 
     /// The dtypes that values can be rounded to.
@@ -152,7 +185,7 @@ impl DType {
         Self::F8E5M2Fnuz,
     ];
 
-    /// The name in a safetensors header.
+    /// The name in a safetensors header, or ggml's.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bool => "BOOL",
@@ -178,10 +211,21 @@ impl DType {
             Self::F4 => "F4",
             Self::F6E2M3 => "F6_E2M3",
             Self::F6E3M2 => "F6_E3M2",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::MXFP4 => "MXFP4",
         }
     }
 
-    /// The dtype of that safetensors name.
+    /// The dtype of that name.
     pub fn from_name(name: &str) -> Result<Self, UnknownDType> {
         Self::ALL
             .into_iter()
@@ -189,11 +233,13 @@ impl DType {
             .ok_or_else(|| UnknownDType(name.to_owned()))
     }
 
-    /// Bits of one element; F4 and F6 are packed without padding between elements.
-    pub const fn bits(self) -> u64 {
-        match self {
-            Self::F4 => 4,
-            Self::F6E2M3 | Self::F6E3M2 => 6,
+    /// The smallest run of elements that fills whole bytes: several elements that are packed
+    /// without padding, or the block that shares a scale. [`BLOCK`](crate::BLOCK) is a multiple of
+    /// every one.
+    pub const fn granule(self) -> Granule {
+        let (elements, bytes) = match self {
+            Self::F4 => (2, 1),
+            Self::F6E2M3 | Self::F6E3M2 => (4, 3),
             Self::Bool
             | Self::U8
             | Self::I8
@@ -201,22 +247,80 @@ impl DType {
             | Self::F8E5M2
             | Self::F8E4M3Fnuz
             | Self::F8E5M2Fnuz
-            | Self::F8E8M0 => 8,
-            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => 16,
-            Self::U32 | Self::I32 | Self::F32 => 32,
-            Self::U64 | Self::I64 | Self::F64 | Self::C64 => 64,
-            Self::C128 => 128,
-        }
+            | Self::F8E8M0 => (1, 1),
+            Self::U16 | Self::I16 | Self::F16 | Self::BF16 => (1, 2),
+            Self::U32 | Self::I32 | Self::F32 => (1, 4),
+            Self::U64 | Self::I64 | Self::F64 | Self::C64 => (1, 8),
+            Self::C128 => (1, 16),
+            // Scales and minima are F16, of a block or of a block of blocks.
+            Self::Q4_0 => (32, 2 + 16),
+            Self::Q4_1 => (32, 2 + 2 + 16),
+            Self::Q5_0 => (32, 2 + 4 + 16),
+            Self::Q5_1 => (32, 2 + 2 + 4 + 16),
+            Self::Q8_0 => (32, 2 + 32),
+            Self::MXFP4 => (32, 1 + 16),
+            Self::Q2K => (256, 16 + 64 + 2 + 2),
+            Self::Q3K => (256, 32 + 64 + 12 + 2),
+            Self::Q4K => (256, 2 + 2 + 12 + 128),
+            Self::Q5K => (256, 2 + 2 + 12 + 32 + 128),
+            Self::Q6K => (256, 128 + 64 + 16 + 2),
+        };
+        Granule { elements, bytes }
     }
 
-    /// Bytes of `elements` elements, where they fill whole bytes and the count fits.
+    /// Bits of one element, without those of a block's scales.
+    ///
+    /// For a quantised dtype this is rounded up with them, and only good to plan by; sizes are told
+    /// by [`bytes`](Self::bytes) and [`bytes_before`](Self::bytes_before).
+    pub const fn bits(self) -> u64 {
+        let Granule { elements, bytes } = self.granule();
+        (bytes * 8).div_ceil(elements)
+    }
+
+    /// Bytes of `elements` elements, where they fill whole granules and the count fits.
     pub fn bytes(self, elements: u64) -> Option<u64> {
-        let bits = u128::from(elements) * u128::from(self.bits());
-        if bits % 8 == 0 {
-            u64::try_from(bits / 8).ok()
+        let granule = self.granule();
+        if elements.is_multiple_of(granule.elements) {
+            (elements / granule.elements).checked_mul(granule.bytes)
         } else {
             None
         }
+    }
+
+    /// Bytes that hold the first `elements` elements: where the next one begins, if a granule does.
+    pub const fn bytes_before(self, elements: u64) -> u64 {
+        let granule = self.granule();
+        (elements as u128 * granule.bytes as u128).div_ceil(granule.elements as u128) as u64
+    }
+
+    /// Where the bytes of `count` elements lie, of which the first begins a granule.
+    pub(crate) fn byte_range(self, first: usize, count: usize) -> Range<usize> {
+        let at = |element: usize| self.bytes_before(element as u64) as usize;
+        at(first)..at(first + count)
+    }
+
+    /// Whether elements have no codes of their own, but share a block's scale (and minimum), so
+    /// that neither the bits of one nor a step from one value to the next mean anything.
+    pub const fn is_quantised(self) -> bool {
+        matches!(
+            self,
+            Self::Q4_0
+                | Self::Q4_1
+                | Self::Q5_0
+                | Self::Q5_1
+                | Self::Q8_0
+                | Self::Q2K
+                | Self::Q3K
+                | Self::Q4K
+                | Self::Q5K
+                | Self::Q6K
+                | Self::MXFP4
+        )
+    }
+
+    /// Whether a byte holds codes of several elements, or parts of them.
+    pub(crate) const fn is_packed(self) -> bool {
+        matches!(self, Self::F4 | Self::F6E2M3 | Self::F6E3M2)
     }
 
     /// Floats per element: two for complex numbers, which are reduced as real and imaginary parts.
@@ -254,6 +358,9 @@ impl DType {
             | Self::F64
             | Self::C64
             | Self::C128 => Domain::Wide,
+            // A scale has 11 bits, a code of these 3, 4 or 2: no product has more than 15.
+            Self::Q4_0 | Self::Q5_0 | Self::MXFP4 => Domain::Narrow,
+            quantised if quantised.is_quantised() => Domain::Wide,
             _ => Domain::Narrow,
         }
     }
@@ -287,6 +394,9 @@ impl DType {
     pub(crate) fn exact_differences_below(self) -> f64 {
         let step = match self {
             Self::F8E8M0 => crate::scaled::scale(1.0, -127),
+            // Whole multiples of the smallest scale.
+            Self::Q4_0 | Self::Q5_0 => crate::scaled::scale(1.0, -24),
+            Self::MXFP4 => crate::scaled::scale(1.0, -128),
             dtype => dtype.float_format().map_or(1.0, |format| format.value(1)),
         };
         crate::scaled::scale(step, 24)
@@ -294,7 +404,8 @@ impl DType {
 
     /// The largest finite magnitudes (lowest, highest) whose occurrence counts as saturated.
     ///
-    /// `None` for booleans, for which every value would be one. 64-bit integers are compared in
+    /// `None` for booleans, for which every value would be one, and for quantised dtypes, whose
+    /// largest value depends on the block. 64-bit integers are compared in
     /// their own domain, so rounding here does not matter to them.
     pub(crate) fn saturation(self) -> Option<(f64, f64)> {
         Some(match self {

@@ -7,7 +7,7 @@
 //! How a run of bytes is reduced, in blocks of [`BLOCK`] elements that stay in the L1 cache:
 //!
 //! 1. `decode` turns codes into `f32` where that is exact and the significand is short (floats of
-//!    8 and 16 bits, integers of 8), into `f64` otherwise; 64-bit integers that `f64` does not hold
+//!    8 and 16 bits, integers of 8, coarse quantised types), into `f64` otherwise; 64-bit integers that `f64` does not hold
 //!    have a path of their own. Passes load the common dtypes as they are. Pairs of integers of 8
 //!    and 16 bits stay integers.
 //! 2. One pass sums in fixed lanes. Its sums also tell whether the block was harmless: a NaN, an
@@ -26,13 +26,14 @@ mod histogram;
 mod level;
 mod number;
 mod passes;
+mod quantised;
 mod runs;
 mod scaled;
 mod simd;
 mod stats;
 
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
-pub use dtype::{DType, UnknownDType};
+pub use dtype::{DType, Granule, UnknownDType};
 pub use histogram::Histogram;
 pub use level::Level;
 pub use number::{Extreme, Number};

@@ -364,8 +364,9 @@ impl Run {
         let tensor_a = self.a.tensor(index_a as usize);
         let dtype_a = RowDType::from(tensor_a.dtype);
         let dtype_b = RowDType::from(self.b.tensor(index_b as usize).dtype);
-        let coded = dtype_a == dtype_b || self.options.cast.is_some();
-        let verdict = if coded && summary.bits_changed == 0 {
+        let same_codes = dtype_a == dtype_b || self.options.cast.is_some();
+        let coded = same_codes && (self.options.cast.is_some() || !dtype_a.is_quantised());
+        let verdict = if same_codes && summary.bits_changed == 0 && !summary.blocks_differ {
             Verdict::BitIdentical
         } else if summary.changed == 0 {
             Verdict::Equal

@@ -430,8 +430,7 @@ impl Block<'_> {
             groups &= groups - 1;
             let count = PADDING.min(self.floats() - start);
             for (codes, values) in [(self.a, &mut values_a), (self.b, &mut values_b)] {
-                let width = codes.code_bytes();
-                let bytes = &codes.bytes[start * width..(start + count) * width];
+                let bytes = codes.of(start, count);
                 if codes.dtype == DType::F32 {
                     for (value, code) in values.iter_mut().zip(bytes.as_chunks().0) {
                         *value = f32::from_le_bytes(*code);
@@ -623,11 +622,22 @@ impl Block<'_> {
 
     /// `bits_changed` and `max_ulp` of a block whose values are all finite.
     fn fold_codes(&mut self) {
+        if self.compare_quantised() {
+            return;
+        }
         if self.a.dtype == self.b.dtype {
             let (distance, differing) = self.code_distance();
             self.partial.max_ulp = self.partial.max_ulp.max(distance);
             self.partial.bits_changed += differing;
         }
+    }
+
+    /// Of quantised dtypes all that can be told from the bytes, and whether it is one.
+    fn compare_quantised(&mut self) -> bool {
+        let (a, b) = (self.a, self.b);
+        let quantised = a.dtype.is_quantised();
+        self.partial.blocks_differ |= quantised && a.dtype == b.dtype && a.bytes != b.bytes;
+        quantised
     }
 
     /// The largest distance of codes, and how many elements' differ.
@@ -788,7 +798,7 @@ impl Block<'_> {
             }
         }
         self.fold_scaled_sums();
-        if self.a.dtype == self.b.dtype {
+        if self.a.dtype == self.b.dtype && !self.compare_quantised() {
             self.compare_codes(nonfinite, a_at, b_at);
         }
     }

@@ -5,6 +5,7 @@ use crate::decode::unpack;
 use crate::dtype::DType;
 use crate::level::Level;
 use crate::passes::{CodeDistance, CodeOrder};
+use crate::quantised;
 
 /// The codes of one side of a block, and what they are codes of.
 #[derive(Clone, Copy)]
@@ -24,16 +25,15 @@ impl<'a> Codes<'a> {
         unpacked: &'a mut [u8],
         converted: &'a mut [u8],
     ) -> Self {
-        let bytes = match dtype {
-            DType::F4 | DType::F6E2M3 | DType::F6E3M2 => {
-                unpack(dtype, raw, &mut unpacked[..elements]);
-                &unpacked[..elements]
-            }
-            _ => raw,
+        let bytes = if dtype.is_packed() {
+            unpack(dtype, raw, &mut unpacked[..elements]);
+            &unpacked[..elements]
+        } else {
+            raw
         };
         match cast_to {
             Some(target) if target != dtype => {
-                let bytes = cast(level, dtype, bytes, target, converted);
+                let bytes = cast(level, dtype, bytes, elements, target, converted);
                 Self {
                     dtype: target,
                     bytes,
@@ -43,19 +43,32 @@ impl<'a> Codes<'a> {
         }
     }
 
+    /// Those of `count` elements from `start` on, which a block of a quantised dtype begins at.
+    pub(super) fn of(self, start: usize, count: usize) -> &'a [u8] {
+        if self.dtype.is_packed() {
+            &self.bytes[start..start + count]
+        } else {
+            &self.bytes[self.dtype.byte_range(start, count)]
+        }
+    }
+
     pub(super) fn is_float(self) -> bool {
         !self.dtype.is_integer()
     }
 
     pub(super) fn code_bytes(self) -> usize {
-        match self.dtype {
-            DType::F4 | DType::F6E2M3 | DType::F6E3M2 => 1,
-            dtype => (dtype.bits() / 8) as usize / dtype.components(),
+        if self.dtype.is_packed() {
+            1
+        } else {
+            self.dtype.granule().bytes as usize / self.dtype.components()
         }
     }
 
     /// Whether every value is zero, whatever its sign; not meant to be fast.
     pub(super) fn all_zero(self) -> bool {
+        if self.dtype.is_quantised() {
+            return quantised::all_zero(self.dtype, self.bytes);
+        }
         let width = self.code_bytes();
         let zero = |code: &[u8]| {
             code.iter().rev().enumerate().all(|(position, byte)| {

@@ -75,8 +75,6 @@ impl DiffKernel {
     ) {
         let components = dtype_a.components().max(dtype_b.components());
         let step = BLOCK / components;
-        let bits_a = dtype_a.bits() as usize;
-        let bits_b = dtype_b.bits() as usize;
         let options = Arc::clone(&self.options);
         if options.wants_each_difference() {
             let extras = partial.extras.get_or_insert_default();
@@ -85,8 +83,8 @@ impl DiffKernel {
         let mut start = 0;
         while start < elements {
             let count = step.min(elements - start);
-            let raw_a = &a[start * bits_a / 8..((start + count) * bits_a).div_ceil(8)];
-            let raw_b = &b[start * bits_b / 8..((start + count) * bits_b).div_ceil(8)];
+            let raw_a = &a[dtype_a.byte_range(start, count)];
+            let raw_b = &b[dtype_b.byte_range(start, count)];
             let Scratch {
                 a: side_a,
                 b: side_b,

@@ -65,14 +65,13 @@ impl StatsKernel {
     ) {
         let components = dtype.components();
         let step = BLOCK / components;
-        let bits = dtype.bits() as usize;
         if self.options.histogram {
             partial.histogram.get_or_insert_default();
         }
         let mut start = 0;
         while start < elements {
             let count = step.min(elements - start);
-            let raw = &bytes[start * bits / 8..((start + count) * bits).div_ceil(8)];
+            let raw = &bytes[dtype.byte_range(start, count)];
             self.reduce(
                 dtype,
                 raw,
@@ -98,7 +97,7 @@ impl StatsKernel {
             wide,
             unpacked,
         } = &mut *self.scratch;
-        let codes = if dtype.bits() < 8 {
+        let codes = if dtype.is_packed() {
             unpack(dtype, raw, &mut unpacked[..elements]);
             &unpacked[..elements]
         } else {
