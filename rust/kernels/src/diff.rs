@@ -5,6 +5,7 @@
 
 mod block;
 mod codes;
+mod extras;
 mod kernel;
 mod value;
 

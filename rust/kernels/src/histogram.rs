@@ -35,7 +35,8 @@ impl Histogram {
         }
     }
 
-    fn add_many(&mut self, exponent: i32, count: u64) {
+    /// Count magnitudes in [2^e, 2^(e+1)), at least one.
+    pub(crate) fn add_many(&mut self, exponent: i32, count: u64) {
         if self.counts.is_empty() {
             self.lowest = exponent;
         }

@@ -147,6 +147,12 @@ pub(crate) trait Simd: Copy {
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
 
+    /// Count the bytes that are `byte`; 255 times at most.
+    fn count_byte(self, counts: Self::Codes, bytes: &[u8; 32], byte: u8) -> Self::Codes;
+    /// How far the biased exponents lie below `largest`, in any order; 255 where that is too far for
+    /// a byte.
+    fn exponents_f64(self, values: [Self::F64; 8], largest: u16) -> [u8; 32];
+
     /// The range of no codes, of so many bytes each.
     fn no_range(self, bytes: usize) -> CodeRange<Self>;
     /// Where 32 codes of 8 bits lie; 255 times at most.

@@ -3,6 +3,7 @@
 //! The loop decodes with powers of two and sums in `f64`, element by element; it shares no code
 //! with the crate.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ckptdiff_kernels::{
@@ -703,5 +704,185 @@ proptest! {
             (summary.cosine_distance / expected - 1.0).abs() < 1e-6,
             "{} {}", summary.cosine_distance, expected
         );
+    }
+}
+
+/// What is asked for on top, of pairs that are given as values in `f64`, against the loop.
+fn check_extras(dtype: DType, a: &[u8], b: &[u8], count: usize, options: &DiffOptions) {
+    let context = format!("{dtype}, {count} elements, {options:?}");
+    let differences: Vec<(f64, f64)> = (0..count)
+        .map(|index| (decode(dtype, a, index), decode(dtype, b, index)))
+        .filter(|(a, b)| a.is_finite() && b.is_finite())
+        .map(|(a, b)| ((b - a).abs(), a.abs()))
+        .collect();
+    let number = |condition: &dyn Fn(f64, f64) -> bool| {
+        let found = differences.iter().filter(|(d, a)| condition(*d, *a));
+        found.count() as u64
+    };
+    let mut bins = BTreeMap::new();
+    for (difference, _) in differences.iter().filter(|(d, _)| *d > 0.0) {
+        // A logarithm, put right where it was rounded.
+        let mut exponent = difference.log2().floor() as i32;
+        while 2f64.powi(exponent) > *difference {
+            exponent -= 1;
+        }
+        while 2f64.powi(exponent + 1) <= *difference {
+            exponent += 1;
+        }
+        *bins.entry(exponent).or_insert(0) += 1;
+    }
+    for level in Level::available() {
+        let mut partial = DiffPartial::default();
+        let mut kernel = DiffKernel::new(level, Arc::new(options.clone()));
+        kernel.accumulate((dtype, a), (dtype, b), count, 0, &mut partial);
+        for (index, threshold) in options.thresholds.iter().enumerate() {
+            assert_eq!(
+                partial.above(index),
+                number(&|d, _| d > *threshold),
+                "{context}, {level:?}: above {threshold:e}"
+            );
+        }
+        assert_eq!(
+            partial.finish().out_of_tolerance,
+            number(&|d, a| d > options.atol + options.rtol * a),
+            "{context}, {level:?}: out of tolerance"
+        );
+        if options.histogram {
+            let histogram = partial.histogram().expect("asked for");
+            assert_eq!(
+                histogram.zeros(),
+                number(&|d, _| d == 0.0),
+                "{context}, {level:?}: zeros"
+            );
+            let found: Vec<_> = histogram.bins().collect();
+            assert_eq!(
+                found,
+                Vec::from_iter(bins.clone()),
+                "{context}, {level:?}: bins"
+            );
+        }
+    }
+}
+
+/// Thresholds among which some of every distance between the pairs, and their neighbours.
+fn thresholds_at(dtype: DType, a: &[u8], b: &[u8], count: usize) -> Vec<f64> {
+    let mut thresholds = vec![0.0, 1e-8, 1e-4, 0.1, 1.0, f64::MAX];
+    for index in (0..count).step_by(1 + count / 7) {
+        let difference = (decode(dtype, b, index) - decode(dtype, a, index)).abs();
+        if difference > 0.0 {
+            // Of the rounding to `f32` as well, which is what passes may compare with.
+            for nearest in [difference, f64::from(difference as f32)] {
+                thresholds.extend([nearest.next_down(), nearest, nearest.next_up()]);
+            }
+        }
+    }
+    thresholds.retain(|threshold| *threshold >= 0.0);
+    thresholds
+}
+
+fn check_all_extras(dtype: DType, a: &[u8], b: &[u8], count: usize) {
+    let thresholds = thresholds_at(dtype, a, b, count);
+    for (atol, rtol) in [
+        (0.0, 0.0),
+        (1e-3, 0.0),
+        (0.25, 0.25),
+        (1e-5, 1e-2),
+        (0.0, 1e-30),
+    ] {
+        let options = DiffOptions {
+            atol,
+            rtol,
+            thresholds: thresholds.clone(),
+            histogram: true,
+            ..DiffOptions::default()
+        };
+        check_extras(dtype, a, b, count, &options);
+    }
+    // Each difference as the tolerance, exactly.
+    for threshold in thresholds {
+        for (atol, rtol) in [(threshold, 0.0), (threshold / 2.0, 0.5)] {
+            let options = DiffOptions {
+                atol,
+                rtol,
+                ..DiffOptions::default()
+            };
+            check_extras(dtype, a, b, count, &options);
+        }
+    }
+}
+
+fn codes_of(dtype: DType, values: impl Iterator<Item = f64>) -> Vec<u8> {
+    let code = |value: f64| match dtype {
+        DType::BF16 => (((value as f32).to_bits() >> 16) as u16)
+            .to_le_bytes()
+            .to_vec(),
+        DType::F32 => (value as f32).to_le_bytes().to_vec(),
+        _ => value.to_le_bytes().to_vec(),
+    };
+    values.flat_map(code).collect()
+}
+
+#[test]
+fn extras_of_weights_and_of_any_codes() {
+    for dtype in judged() {
+        for count in [1, 63, 64, BLOCK, BLOCK + 65] {
+            let (a, b) = (weights(dtype, 6, count), weights(dtype, 7, count));
+            check_all_extras(dtype, &a, &b, count);
+            check_all_extras(dtype, &a, &a, count);
+            // A few changes only, so that most differences are zero.
+            let mut few = a.clone();
+            let changed = (count / 5 * dtype.bits() as usize / 8).min(few.len());
+            few[..changed].copy_from_slice(&b[..changed]);
+            check_all_extras(dtype, &a, &few, count);
+            let (a, b) = (noise(8, 8 * count + 8), noise(9, 8 * count + 8));
+            check_all_extras(dtype, &a, &b, count);
+        }
+    }
+}
+
+/// Differences that `f32` rounds, to a power of two or to a threshold: values up to 40 binades
+/// apart, in blocks that are otherwise ordinary.
+#[test]
+fn extras_of_differences_that_f32_rounds() {
+    for dtype in [DType::BF16, DType::F32, DType::F64] {
+        for apart in 8..60 {
+            let tiny = 2f64.powi(-apart);
+            let value = |index: usize, side: f64| {
+                let large = 1.0 + (index % 4) as f64 * 0.25;
+                match index % 5 {
+                    0 => large * (1.0 - side),
+                    1 if side == 0.0 => tiny * large,
+                    1 => 1.0,
+                    2 if side == 0.0 => -tiny,
+                    2 => 2.0,
+                    3 => 0.5 + side / 8.0,
+                    _ => large,
+                }
+            };
+            let a = codes_of(dtype, (0..BLOCK).map(|index| value(index, 0.0)));
+            let b = codes_of(dtype, (0..BLOCK).map(|index| value(index, 1.0)));
+            check_all_extras(dtype, &a, &b, BLOCK);
+        }
+    }
+}
+
+/// Subnormal differences of normal values, exponents further apart than a byte tells, and the
+/// largest of `f32` rounded up to a power of two.
+#[test]
+fn histograms_of_far_and_subnormal_differences() {
+    let smallest = f64::MIN_POSITIVE;
+    for (dtype, values) in [
+        (DType::F64, [1.0, smallest * 1.5, smallest, 1e-200, 5e-324]),
+        (DType::F32, [1.0, 1.76e-38, 1.175_494_4e-38, 1e-30, 1e-45]),
+        (DType::BF16, [1.0, 1.76e-38, 1.175_494_4e-38, 1e-30, 1e-39]),
+    ] {
+        for stride in [1, 2, 3] {
+            let a = codes_of(dtype, (0..BLOCK).map(|index| values[index % 5]));
+            let b = codes_of(
+                dtype,
+                (0..BLOCK).map(|index| values[(index + index / 5 * stride) % 5]),
+            );
+            check_all_extras(dtype, &a, &b, BLOCK);
+        }
     }
 }

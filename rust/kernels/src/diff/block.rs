@@ -6,6 +6,7 @@
 //! element, in code that is slow and obvious.
 
 use super::codes::Codes;
+use super::extras::{Distances, Extra};
 use super::value::{Difference, Value};
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
@@ -37,6 +38,7 @@ pub(super) struct Block<'a> {
     pub(super) wide_a: &'a mut [f64; BLOCK],
     pub(super) wide_b: &'a mut [f64; BLOCK],
     pub(super) difference: &'a mut [f64; BLOCK],
+    pub(super) distances: &'a mut Distances,
     pub(super) elements: usize,
     pub(super) components: usize,
     /// Whether every value is exact in `f64`, where 64-bit integers leave that open.
@@ -613,10 +615,24 @@ impl Block<'_> {
         partial.squares_b.merge(sums.squares_b.into());
         partial.dot_da.merge(sums.dot_da.into());
         partial.dot_ab.merge(sums.dot_ab.into());
-        if self.options.wants_each_difference() {
-            self.look_at_each_difference();
-        } else {
+        if !self.options.wants_each_difference() {
             self.partial.out_of_tolerance += sums.changed;
+        } else if self.components == 1 {
+            let padded = self.padded();
+            let a = Values::new(&self.wide_a[..padded]);
+            let b = Values::new(&self.wide_b[..padded]);
+            let extra = Extra {
+                level: self.level,
+                options: self.options,
+                floats: self.floats(),
+                changed: sums.changed,
+                max_abs: sums.max_abs,
+                partial: &mut *self.partial,
+                distances: &mut *self.distances,
+            };
+            extra.count_wide(a, b);
+        } else {
+            self.look_at_each_difference();
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::block::Block;
 use super::codes::Codes;
+use super::extras::Distances;
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
 use crate::decode::Aligned;
@@ -21,6 +22,7 @@ struct Scratch {
     a: Side,
     b: Side,
     difference: Aligned<f64>,
+    distances: Distances,
 }
 
 /// One side of a block.
@@ -53,6 +55,7 @@ impl DiffKernel {
                 a: Side::new(),
                 b: Side::new(),
                 difference: Aligned([0.0; BLOCK]),
+                distances: [[0; 32]; BLOCK / 32],
             }),
         }
     }
@@ -89,6 +92,7 @@ impl DiffKernel {
                 a: side_a,
                 b: side_b,
                 difference,
+                distances,
             } = &mut *self.scratch;
             let codes_a = Codes::prepare(
                 self.level,
@@ -118,6 +122,7 @@ impl DiffKernel {
                 wide_a: &mut side_a.wide.0,
                 wide_b: &mut side_b.wide.0,
                 difference: &mut difference.0,
+                distances,
                 elements: count,
                 components: codes_a.dtype.components().max(codes_b.dtype.components()),
                 exact_in_f64: false,

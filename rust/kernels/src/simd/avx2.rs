@@ -737,6 +737,32 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn count_byte(self, counts: __m256i, bytes: &[u8; 32], byte: u8) -> __m256i {
+        avx2!({
+            let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+            let found = _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte as i8));
+            _mm256_sub_epi8(counts, found)
+        })
+    }
+
+    #[inline(always)]
+    fn exponents_f64(self, values: [__m256d; 8], largest: u16) -> [u8; 32] {
+        let [s, t, u, v, w, x, y, z] = values;
+        let mut distances = [0; 32];
+        avx2!({
+            let largest = _mm256_set1_epi16(largest as i16);
+            let first = exponents_16::<5>(upper_halves(s, t), upper_halves(u, v));
+            let second = exponents_16::<5>(upper_halves(w, x), upper_halves(y, z));
+            let distance = _mm256_packus_epi16(
+                _mm256_sub_epi16(largest, first),
+                _mm256_sub_epi16(largest, second),
+            );
+            _mm256_storeu_si256(distances.as_mut_ptr().cast(), distance);
+        });
+        distances
+    }
+
+    #[inline(always)]
     fn no_range(self, bytes: usize) -> CodeRange<Self> {
         avx2!({
             let ones = _mm256_set1_epi8(-1);
@@ -920,4 +946,35 @@ fn sum_signed_32(lanes: __m256i) -> i64 {
         sum += i64::from(lane);
     }
     sum
+}
+
+/// The exponents of floats whose upper 32 bits these are, which begin with a sign; `SHIFT` is how
+/// many bits of a mantissa stand in the upper 16, and one.
+///
+/// # Safety
+///
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn exponents_16<const SHIFT: i32>(x: __m256i, y: __m256i) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        let upper = _mm256_blend_epi16::<0xaa>(_mm256_srli_epi32::<16>(x), y);
+        _mm256_srli_epi16::<SHIFT>(_mm256_add_epi16(upper, upper))
+    }
+}
+
+/// The upper 32 bits of eight floats of 64.
+///
+/// # Safety
+///
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn upper_halves(x: __m256d, y: __m256d) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(
+            _mm256_castpd_ps(x),
+            _mm256_castpd_ps(y),
+        ))
+    }
 }

@@ -505,6 +505,24 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn count_byte(self, mut counts: [u32; 32], bytes: &[u8; 32], byte: u8) -> [u32; 32] {
+        for (count, found) in counts.iter_mut().zip(bytes) {
+            *count += u32::from(*found == byte);
+        }
+        counts
+    }
+
+    #[inline(always)]
+    fn exponents_f64(self, values: [[f64; 4]; 8], largest: u16) -> [u8; 32] {
+        let mut distances = [0; 32];
+        for (distance, value) in distances.iter_mut().zip(values.as_flattened()) {
+            let exponent = (value.to_bits() >> 52) as u16 & 0x7ff;
+            *distance = largest.saturating_sub(exponent).min(255) as u8;
+        }
+        distances
+    }
+
+    #[inline(always)]
     fn no_range(self, _bytes: usize) -> CodeRange<Self> {
         CodeRange {
             lowest: [i32::MAX as u32; 32],
