@@ -164,11 +164,20 @@ def cold_rows(dtype: str, folder: Path, rounds: int) -> Iterator[tuple[str, ...]
     )
 
 
-def markdown(head: str, rows: list[tuple[str, ...]]) -> str:
+def write(*lines: str) -> None:
+    """Right away: the whole takes an hour, and may be interrupted."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def table_head(head: str, texts: int) -> tuple[str, str]:
     columns = head.split(" | ")
-    lines = [f"| {head} |", "| " + " | ".join(["---"] * 2 + ["---:"] * (len(columns) - 2)) + " |"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    alignment = ["---"] * texts + ["---:"] * (len(columns) - texts)
+    return f"| {head} |", f"| {' | '.join(alignment)} |"
+
+
+def table_row(row: tuple[str, ...]) -> str:
+    return f"| {' | '.join(row)} |"
 
 
 def main() -> None:
@@ -181,31 +190,35 @@ def main() -> None:
     size = int(arguments.bytes)
     tools.build_ceiling()
     cores = os.cpu_count() or 1
-    warm: list[tuple[str, ...]] = []
     cold: list[tuple[str, ...]] = []
+    write(
+        machine(),
+        "",
+        f"2 x {size / 1e9:.1f} GB in shards of 0.4 GB, warm page cache, medians of "
+        f"{arguments.rounds}; GB/s, ratios, and how many times as long other ways take",
+        "",
+        *table_head(
+            "dtype | work | threads | GB/s | ceiling | ratio | read ceiling | ratio | torch loop "
+            "| numpy loop | cmp",
+            2,
+        ),
+    )
     for dtype in arguments.dtypes.split(","):
         folder = (arguments.folder or default_folder(size)) / dtype
         sys.stderr.write(f"writing the pair to {folder}\n")
         writer = [sys.executable, "-m", "benches.pair", str(folder), str(size), dtype]
         subprocess.run(writer, cwd=ROOT, check=True)
-        warm += warm_rows(dtype, folder, cores, arguments.rounds, loops=True)
+        for row in warm_rows(dtype, folder, cores, arguments.rounds, loops=True):
+            write(table_row(row))
         if cores > 1:
-            warm += warm_rows(dtype, folder, 1, arguments.rounds, loops=False)
+            for row in warm_rows(dtype, folder, 1, arguments.rounds, loops=False):
+                write(table_row(row))
         if dtype in COLD:
             cold += cold_rows(dtype, folder, arguments.rounds)
-    sys.stdout.write(f"{machine()}\n\n")
-    sys.stdout.write(
-        f"2 x {size / 1e9:.1f} GB in shards of 0.4 GB, warm page cache, medians of "
-        f"{arguments.rounds}; GB/s, ratios, and how many times as long other ways take\n\n"
-    )
-    head = (
-        "dtype | work | threads | GB/s | ceiling | ratio | read ceiling | ratio | torch loop "
-        "| numpy loop | cmp"
-    )
-    sys.stdout.write(markdown(head, warm))
     if cold:
-        sys.stdout.write("\nCold page cache, all threads:\n\n")
-        sys.stdout.write(markdown("dtype | diff, GB/s | direct read, GB/s | ratio", cold))
+        write("", "Cold page cache, all threads:", "")
+        write(*table_head("dtype | diff, GB/s | direct read, GB/s | ratio", 1))
+        write(*map(table_row, cold))
 
 
 if __name__ == "__main__":
