@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtypes", default=",".join([*DTYPES, "F32-BF16"]))
     parser.add_argument("--folder", type=Path, help="where the pairs are kept")
+    parser.add_argument("--no-loops", action="store_true", help="leave out what takes longest")
     arguments = parser.parse_args()
     size = int(arguments.bytes)
     tools.build_ceiling()
@@ -208,7 +209,7 @@ def main() -> None:
         sys.stderr.write(f"writing the pair to {folder}\n")
         writer = [sys.executable, "-m", "benches.pair", str(folder), str(size), dtype]
         subprocess.run(writer, cwd=ROOT, check=True)
-        for row in warm_rows(dtype, folder, cores, arguments.rounds, loops=True):
+        for row in warm_rows(dtype, folder, cores, arguments.rounds, loops=not arguments.no_loops):
             write(table_row(row))
         if cores > 1:
             for row in warm_rows(dtype, folder, 1, arguments.rounds, loops=False):
