@@ -210,22 +210,8 @@ impl Source for BoxedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::testing::Bytes;
     use proptest::prelude::*;
-
-    struct Bytes(Vec<u8>);
-
-    impl Source for Bytes {
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            let start = offset as usize;
-            let bytes = self.0.get(start..start + buffer.len());
-            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("bytes")
-        }
-    }
 
     /// The parts that cuts of each dimension make.
     fn grid(shape: &[u64], cuts: &[u64]) -> Vec<Part> {

@@ -10,11 +10,12 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
+use crate::lock::lock;
 use crate::source::Source;
 
 /// How far back deflate can refer; the inflater writes around in a window of this size.
@@ -277,29 +278,11 @@ impl Source for DeflatedSource {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::testing::Bytes;
     use miniz_oxide::deflate::compress_to_vec;
-
-    struct Bytes(Vec<u8>);
-
-    impl Source for Bytes {
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            let start = offset as usize;
-            let bytes = self.0.get(start..start + buffer.len());
-            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("bytes")
-        }
-    }
 
     /// Bytes that deflate a little: a prime cycle with steps.
     fn sample(length: usize) -> Vec<u8> {

@@ -112,21 +112,7 @@ impl Source for InterleavedSource {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Bytes(Vec<u8>);
-
-    impl Source for Bytes {
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            let start = offset as usize;
-            let bytes = self.0.get(start..start + buffer.len());
-            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("bytes")
-        }
-    }
+    use crate::source::testing::Bytes;
 
     /// (groups, rows of a group, bytes of a row)
     const SHAPES: [(u64, u64, u64); 6] = [

@@ -10,6 +10,7 @@ mod deflated;
 mod error;
 mod interleaved;
 mod json;
+mod lock;
 mod manifest;
 #[cfg(target_os = "linux")]
 mod mapped;

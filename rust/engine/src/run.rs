@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ckptdiff_kernels::{
     DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
 };
 
 use crate::error::{Error, TensorFault};
+use crate::lock::lock;
 use crate::manifest::{Manifest, Span, StoredDType, TensorView};
 use crate::source::{MappedReads, Reading, Window};
 
@@ -449,12 +450,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether the tensor's bytes need not be copied.
+    /// Whether the tensor's bytes need not be copied, as far as its first span tells: it is asked
+    /// for every chunk, and there can be a million spans.
     fn in_place(&self, files: &Files, tensor: TensorView<'_>) -> bool {
-        tensor
-            .spans
-            .iter()
-            .all(|span| self.manifest.sources()[span.source as usize].reads_in_place(files.reading))
+        tensor.spans.first().is_some_and(|span| {
+            self.manifest.sources()[span.source as usize].reads_in_place(files.reading)
+        })
     }
 
     /// The bytes, until [`release`](Self::release) is called.
@@ -704,30 +705,11 @@ fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::
     }
 }
 
-/// A panic in another worker ends the scope with a panic anyway.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::manifest::ManifestBuilder;
-    use crate::source::Source;
-
-    struct Bytes(Vec<u8>);
-
-    impl Source for Bytes {
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            let start = offset as usize;
-            buffer.copy_from_slice(&self.0[start..start + buffer.len()]);
-            Ok(())
-        }
-
-        fn path(&self) -> &std::path::Path {
-            std::path::Path::new("")
-        }
-    }
+    use crate::source::testing::Bytes;
 
     #[test]
     fn where_one_tensor_was_read_says_nothing_of_the_next() {

@@ -185,3 +185,24 @@ impl Source for FileSource {
         &self.path
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A source of these bytes.
+    pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+    impl Source for Bytes {
+        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+            let start = offset as usize;
+            let bytes = self.0.get(start..start + buffer.len());
+            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+
+        fn path(&self) -> &Path {
+            Path::new("bytes")
+        }
+    }
+}

@@ -334,22 +334,8 @@ impl Gathering<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::testing::Bytes;
     use proptest::prelude::*;
-
-    struct Bytes(Vec<u8>);
-
-    impl Source for Bytes {
-        fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-            let start = offset as usize;
-            let bytes = self.0.get(start..start + buffer.len());
-            buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-            Ok(())
-        }
-
-        fn path(&self) -> &Path {
-            Path::new("bytes")
-        }
-    }
 
     /// Element by element, in row-major order.
     fn naive(bytes: &[u8], offset: u64, shape: &[u64], strides: &[u64], width: u64) -> Vec<u8> {

@@ -20,10 +20,9 @@ use crate::passes::{
     GroupsWith, LargestDifference, ProductsNarrow, ProductsWide, Range, Side, SmallInteger,
     SquaresIntegers, SquaresNarrow, SquaresWide, position_of,
 };
-use crate::runs::NarrowRun;
 use crate::runs::{
-    Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, I32Codes, I64Codes, U32Codes, U64Codes, Values,
-    with_codes,
+    Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, I32Codes, I64Codes, NarrowRun, U32Codes,
+    U64Codes, Values, with_codes,
 };
 use crate::scaled::{Scaled, exponent_of, scale};
 
