@@ -205,6 +205,12 @@ class Table:
 
         ``start`` and ``stop`` choose rows, as a slice does.
         """
+    def columns(self, names: Sequence[str]) -> list[tuple[str, bytes] | list[str]]:
+        """Several whole columns in one walk over the rows.
+
+        A numeric one is as :meth:`column` gives it, any other is text, empty where it is undefined,
+        and a shape or an index as JSON has it (``[4096, 11008]``).
+        """
     def rows(self, start: int, stop: int) -> list[tuple[object, ...]]:
         """Rows [start, stop) in the order of ``column_names``, integers exact."""
     def json_rows(self, start: int, stop: int) -> str:
