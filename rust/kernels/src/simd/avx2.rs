@@ -737,6 +737,29 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn nearest_zero_16(self, nearest: __m256i, codes: &[u8; 32]) -> __m256i {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let twice = _mm256_add_epi16(codes, codes);
+            _mm256_max_epu16(nearest, _mm256_sub_epi16(_mm256_setzero_si256(), twice))
+        })
+    }
+
+    #[inline(always)]
+    fn exponents_f32(self, [w, x, y, z]: [__m256; 4], largest: u8) -> [u8; 32] {
+        let mut distances = [0; 32];
+        avx2!({
+            let exponents = _mm256_packus_epi16(
+                exponents_16::<8>(_mm256_castps_si256(w), _mm256_castps_si256(x)),
+                exponents_16::<8>(_mm256_castps_si256(y), _mm256_castps_si256(z)),
+            );
+            let distance = _mm256_sub_epi8(_mm256_set1_epi8(largest as i8), exponents);
+            _mm256_storeu_si256(distances.as_mut_ptr().cast(), distance);
+        });
+        distances
+    }
+
+    #[inline(always)]
     fn count_byte(self, counts: __m256i, bytes: &[u8; 32], byte: u8) -> __m256i {
         avx2!({
             let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());

@@ -505,6 +505,24 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn nearest_zero_16(self, mut nearest: [u32; 32], codes: &[u8; 32]) -> [u32; 32] {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            let twice = u16::from_le_bytes(*code) << 1;
+            nearest[lane] = nearest[lane].max(u32::from(twice.wrapping_neg()));
+        }
+        nearest
+    }
+
+    #[inline(always)]
+    fn exponents_f32(self, values: [[f32; 8]; 4], largest: u8) -> [u8; 32] {
+        let mut distances = [0; 32];
+        for (distance, value) in distances.iter_mut().zip(values.as_flattened()) {
+            *distance = largest.wrapping_sub((value.to_bits() >> 23) as u8);
+        }
+        distances
+    }
+
+    #[inline(always)]
     fn count_byte(self, mut counts: [u32; 32], bytes: &[u8; 32], byte: u8) -> [u32; 32] {
         for (count, found) in counts.iter_mut().zip(bytes) {
             *count += u32::from(*found == byte);
