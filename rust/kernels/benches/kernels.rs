@@ -63,7 +63,6 @@ fn half(value: f32) -> u16 {
     magnitude | ((bits >> 16) & 0x8000) as u16
 }
 
-
 /// What is asked for on top of the default columns, by the name of its group.
 fn diff_options() -> [(&'static str, DiffOptions); 5] {
     let none = DiffOptions::default;
@@ -118,7 +117,8 @@ fn diff_at_levels(
         let mut kernel = DiffKernel::new(level, Arc::new(options.clone()));
         let mut partial = DiffPartial::default();
         group.bench_function(format!("{name}/{}", level.name()), |bencher| {
-            bencher.iter(|| kernel.accumulate(black_box(a), black_box(b), elements, 0, &mut partial));
+            bencher
+                .iter(|| kernel.accumulate(black_box(a), black_box(b), elements, 0, &mut partial));
         });
     }
 }
@@ -146,10 +146,24 @@ fn same_dtype(criterion: &mut Criterion) {
     for dtype in DType::ALL {
         let (a, b) = sides(dtype);
         for (group, options) in &diff_options() {
-            diff_at_levels(criterion, group, dtype.name(), options, (dtype, &a), (dtype, &b));
+            diff_at_levels(
+                criterion,
+                group,
+                dtype.name(),
+                options,
+                (dtype, &a),
+                (dtype, &b),
+            );
         }
         let (plain, sides) = (DiffOptions::default(), ((dtype, &*a), (dtype, &*a)));
-        diff_at_levels(criterion, "identical", dtype.name(), &plain, sides.0, sides.1);
+        diff_at_levels(
+            criterion,
+            "identical",
+            dtype.name(),
+            &plain,
+            sides.0,
+            sides.1,
+        );
         stats_at_levels(criterion, "stats", dtype, &StatsOptions::default(), &a);
         let histogram = StatsOptions { histogram: true };
         stats_at_levels(criterion, "stats_histogram", dtype, &histogram, &a);
@@ -166,7 +180,14 @@ fn mixed_dtypes(criterion: &mut Criterion) {
         let (a, b) = (sides(dtype_a).0, sides(dtype_b).1);
         let name = format!("{dtype_a}:{dtype_b}");
         let plain = DiffOptions::default();
-        diff_at_levels(criterion, "diff", &name, &plain, (dtype_a, &a), (dtype_b, &b));
+        diff_at_levels(
+            criterion,
+            "diff",
+            &name,
+            &plain,
+            (dtype_a, &a),
+            (dtype_b, &b),
+        );
     }
 }
 

@@ -22,6 +22,7 @@ mod cast;
 mod decode;
 mod diff;
 mod dtype;
+mod exponents;
 mod histogram;
 mod level;
 mod number;

@@ -6,12 +6,13 @@
 //! element, in code that is slow and obvious.
 
 use super::codes::Codes;
-use super::extras::{Distances, Extra, Narrowness, NearestZero};
+use super::extras::{Extra, Narrowness, NearestZero};
 use super::value::{Difference, Value};
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
 use crate::decode::{DecodeNarrow, DecodeWide, PADDING, Widen, integer_at};
 use crate::dtype::{DType, Domain};
+use crate::exponents::Distances;
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{

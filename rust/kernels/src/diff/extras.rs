@@ -6,20 +6,15 @@
 //! threshold as `f64` does; and a tolerance leaves a count open only where |d| is within 2^-20 of
 //! it. A block that stays open is widened on the way into a wide pass.
 //!
-//! For the histogram, exponents become bytes, namely how far below the largest they are, and
-//! every distance is counted by comparing the bytes with it, the nearest first, until all
-//! differences are accounted for; values spread over few binades.
+//! For the histogram, exponents are counted, see [`crate::exponents`].
 
 use super::{DiffOptions, DiffPartial};
-use crate::BLOCK;
+use crate::exponents::{Counts, Distances, count_distances};
 use crate::histogram::Histogram;
 use crate::level::{Level, Pass};
 use crate::passes::rows;
 use crate::runs::{NarrowRun, WideRun, Widened};
 use crate::simd::Simd;
-
-/// Bytes of a block, one for each float.
-pub(super) type Distances = [[u8; 32]; BLOCK / 32];
 
 /// What is known of a harmless block, and what its counts are added to.
 pub(super) struct Extra<'a> {
@@ -211,13 +206,7 @@ impl Extra<'_> {
         };
         let histogram = &mut extras.histogram;
         match counts {
-            Some(Counts { counts, used }) => {
-                for (exponent, count) in (i32::MIN..=largest).rev().zip(&counts[..*used]) {
-                    if *count > 0 {
-                        histogram.add_many(exponent, u64::from(*count));
-                    }
-                }
-            }
+            Some(counts) => counts.add_to(histogram, largest),
             None => self.level.run(AddSingly { a, b, histogram }),
         }
     }
@@ -395,12 +384,6 @@ impl<A: WideRun, B: WideRun> Pass for ToleranceWide<A, B> {
     }
 }
 
-/// How many differences have each exponent, from the largest down.
-struct Counts {
-    counts: [u16; 256],
-    used: usize,
-}
-
 /// The exponents of narrow |d|, whose largest biased one is given.
 struct ExponentsNarrow<'a, A, B> {
     a: A,
@@ -472,41 +455,6 @@ impl<A: WideRun, B: WideRun> Pass for ExponentsWide<'_, A, B> {
         }
         count_distances(simd, &distances[..quarters], largest, changed)
     }
-}
-
-/// Count each distance from the largest exponent, until all that changed are counted. The last
-/// distances stand for zeros, subnormals and whatever is too far.
-#[inline(always)]
-fn count_distances<S: Simd>(
-    simd: S,
-    distances: &[[u8; 32]],
-    largest: u16,
-    changed: u64,
-) -> Option<Counts> {
-    let mut counts = [0; 256];
-    let mut counted = 0;
-    let normal = usize::from(largest.min(255));
-    let mut used = 0;
-    while counted < changed && used < normal {
-        let none = simd.no_codes().same_code;
-        let (mut c0, mut c1, mut c2, mut c3) = (none, none, none, none);
-        let nearest = used as u8;
-        for row in distances {
-            c0 = simd.count_byte(c0, row, nearest);
-            c1 = simd.count_byte(c1, row, nearest.wrapping_add(1));
-            c2 = simd.count_byte(c2, row, nearest.wrapping_add(2));
-            c3 = simd.count_byte(c3, row, nearest.wrapping_add(3));
-        }
-        for lanes in [c0, c1, c2, c3] {
-            if used < normal {
-                let count = simd.reduce_8(lanes).1;
-                counts[used] = count as u16;
-                counted += count;
-                used += 1;
-            }
-        }
-    }
-    (counted == changed).then_some(Counts { counts, used })
 }
 
 /// Add every |d| but zeros to a histogram.
