@@ -14,8 +14,16 @@ from typing import TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
+from ckptdiff.config import (
+    ConfigDifference,
+    ModelConfig,
+    config_differences,
+    read_config,
+    refuse_other_architecture,
+)
 from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
+from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
@@ -83,6 +91,7 @@ def diff(
     key_a: str | None = None,
     key_b: str | None = None,
     optimizer: bool = False,
+    force: bool = False,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -110,8 +119,12 @@ def diff(
         key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
         key_b: The same for ``b``.
         optimizer: Include optimizer state.
+        force: Compare the tensors of one name and shape even where the configs beside both say
+            that they are models of different architectures.
 
     Raises:
+        ArchitectureMismatchError: The configs differ in a field that shapes the layers
+            (:data:`ckptdiff.config.SHAPES`); a ValueError.
         ValueError: An option is out of range, two names collide after renaming, or the globs leave
             nothing to compare.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
@@ -119,19 +132,28 @@ def diff(
     """
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
-        rules=rules, atol=atol, rtol=rtol, cast=cast, thresholds=thresholds, histogram=histogram
+        rules=rules,
+        atol=atol,
+        rtol=rtol,
+        cast=cast,
+        thresholds=thresholds,
+        histogram=histogram,
+        force=force,
     )
     check_threads(threads)
     check_isa(isa)
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
+    differences, config_notes = _config_differences(checkpoint_a, checkpoint_b)
+    if not force:
+        refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     named_a, named_b = Named(None), Named(None)
     if rules.include or rules.exclude:
         named_b = apply_rules(checkpoint_b.names(), rules, ())
     if rules != Rules():
         named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = unmatched(rules, named_a, named_b)
+    notes = config_notes + unmatched(rules, named_a, named_b)
     _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
         checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
@@ -163,6 +185,7 @@ def diff(
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
+        config_differences=tuple(differences),
     )
 
 
@@ -220,6 +243,26 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def _config_differences(a: Checkpoint, b: Checkpoint) -> tuple[list[ConfigDifference], list[str]]:
+    """In which fields the configs of both differ, and what kept one from being read.
+
+    The tensors can be compared without a config, so one that is broken is no reason not to.
+    """
+    if a.path is None or b.path is None or a.path == b.path:
+        return [], []
+    configs: list[ModelConfig] = []
+    notes = []
+    for path in (a.path, b.path):
+        try:
+            config = read_config(path)
+        except (InvalidCheckpointError, CheckpointReadError) as error:
+            notes.append(f"{error}; the configs are not compared")
+        else:
+            if config is not None:
+                configs.append(config)
+    return (config_differences(*configs) if len(configs) == 2 else []), notes
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:
