@@ -102,11 +102,13 @@ def test_a_snapshot_of_the_hub_is_named_by_its_revision(tmp_path: Path) -> None:
     label = "stage2-ingredient1-step11931-tokens50B"
     snapshot = hub_snapshot(tmp_path, "allenai/OLMo-2-1124-7B", "pr/1", label)
     (snapshot / "model.safetensors").touch()
+    written(snapshot, olmo_core())
     for path in (snapshot, snapshot / "model.safetensors"):
         position = position_of(str(path))
         assert position.label == label
         assert (position.stage, position.ingredient, position.step) == (2, 1, 11931)
         assert position.sources["step"] == f"revision {label}"
+        assert position.stage_tokens == 11931 * BATCH
 
 
 def test_the_main_branch_of_a_repository_of_one_checkpoint(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_a_run_stands_for_its_checkpoints_in_order(tmp_path: Path) -> None:
     for name in ("step10", "step9", "logs", "step100-hf", "stage1"):
         (run / name).mkdir(parents=True)
     (run / "step20.safetensors").touch()
-    (run / "step30.txt").touch()
+    (run / "step30.json").touch()
     found = [Path(path).name for path in checkpoints_in(str(run))]
     assert found == ["step9", "step10", "step20.safetensors", "step100-hf"]
     # a checkpoint of Hugging Face's trainer with DeepSpeed's folder in it

@@ -35,7 +35,7 @@ from ckptdiff.schedule import STEPS
 __all__ = ["TrainingPosition", "checkpoints_in", "position_of"]
 
 _TRAINER_STATE = "trainer_state.json"
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf", ".json")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf")
 
 # How far above a checkpoint a directory's name can still tell the stage it belongs to.
 _PARENTS_LOOKED_AT = 3
