@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from ckptdiff.config import (
     ARCHITECTURE,
-    SHAPES,
     TRAINING,
     ModelConfig,
     config_differences,
@@ -242,6 +241,22 @@ def test_models_of_olmo_core_itself(size: str, tmp_path: Path) -> None:
     }
 
 
+def test_data_without_a_name_is_told_apart_by_what_it_lists(tmp_path: Path) -> None:
+    def data_mix(name: str, **dataset: object) -> str | None:
+        return config_in(written(tmp_path / name, olmo_core(dataset=dataset))).data_mix
+
+    mixes = [
+        data_mix("a", paths=["a.npy", "b.npy"]),
+        data_mix("b", paths=["a.npy", "c.npy"]),
+        data_mix("c", source_mixture_config={"seed": 1}, work_dir="/one"),
+        data_mix("d", source_mixture_config={"seed": 1}, work_dir="/two"),
+        data_mix("e", source_mixture_config={"seed": 2}, work_dir="/two"),
+    ]
+    assert None not in mixes
+    assert len(set(mixes)) == 4
+    assert mixes[2] == mixes[3]
+
+
 # Where it is looked for.
 
 
@@ -381,17 +396,21 @@ def pair(folder: Path, text_a: str, text_b: str, values_b: float = 2.0) -> tuple
     return folder / "a", folder / "b"
 
 
-@pytest.mark.parametrize("field", SHAPES)
+# Each field that makes two models different ones, as Hugging Face calls it.
+REFUSED = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "mlp_hidden_size": "intermediate_size",
+    "n_experts": "num_experts",
+}
+
+
+@pytest.mark.parametrize("field", REFUSED)
 def test_another_architecture_is_refused(field: str, tmp_path: Path) -> None:
-    keys = {
-        "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "mlp_hidden_size": "intermediate_size",
-        "n_experts": "num_experts",
-    }
+    keys = REFUSED
     config: dict[str, Any] = dict.fromkeys(keys.values(), 64)
     a, b = pair(tmp_path, json.dumps(config), json.dumps(config | {keys[field]: 128}))
     with pytest.raises(ckptdiff.ArchitectureMismatchError) as caught:
