@@ -269,6 +269,19 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_goes_on(name: str, tmp_pa
     assert invoke("where", tmp_path / "step1000").status == 2
 
 
+def test_the_state_of_the_first_generation_and_what_only_has_its_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    step = tmp_path / "step1000-unsharded"
+    step.mkdir()
+    state = {"global_step": 1000, "global_train_tokens_seen": 5, "epoch": 0}
+    torch.save(state, step / "train.pt")
+    assert position_of(str(step)).tokens is None
+    written(step, OLMO_YAML, "config.yaml")
+    position = position_of(str(step))
+    assert (position.step, position.tokens) == (1000, 5)
+    assert position.sources["tokens"] == "train.pt global_train_tokens_seen"
+
+
 def test_states_of_the_wrong_kind_tell_nothing(tmp_path: Path) -> None:
     state = {"global_step": "many", "num_input_tokens_seen": -5, "log_history": {"step": 1}}
     folder = written(tmp_path / "run", json.dumps(state), "trainer_state.json")

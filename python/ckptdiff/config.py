@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.documents import read_json, read_yaml
 from ckptdiff.errors import ArchitectureMismatchError
+from ckptdiff.formats.olmo_core import step_directory
 from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.schedule import STEPS, TOKENS, Schedule
 
@@ -40,9 +41,6 @@ __all__ = [
 Value: TypeAlias = int | float | str | bool
 
 _CONFIG_FILES = ("config.json", "config.yaml")
-
-#: Folders of a step that hold its tensors, while its config is in the folder above.
-_FOLDERS_OF_TENSORS = ("model_and_optim", "model", "optim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +134,9 @@ class ConfigDifference(NamedTuple):
 def read_config(path: str) -> ModelConfig | None:
     """The config of the checkpoint at ``path``, a file or a directory; None where there is none.
 
-    It is looked for in the directory (of the file), and above the folders in which OLMo's trainers
-    keep tensors. Where both a ``config.json`` and a ``config.yaml`` are there, the former counts
-    and the latter adds what it does not say.
+    It is looked for in the directory (of the file), and in the step's directory of OLMo-core, which
+    has the tensors in a folder. Where both a ``config.json`` and a ``config.yaml`` are there, the
+    former counts and the latter adds what it does not say.
 
     Raises InvalidCheckpointError where a config breaks its format or is too large, and
     CheckpointReadError where it cannot be read.
@@ -159,9 +157,7 @@ def config_directories(path: str) -> list[str]:
     """The directories that belong to the checkpoint at ``path``, the nearest first."""
     held_in = path if os.path.isdir(path) else os.path.dirname(path) or "."
     directory = hub_snapshot(held_in) or held_in
-    above = [os.path.normpath(os.path.join(directory, os.pardir))]
-    name = os.path.basename(os.path.abspath(directory))
-    return [directory, *(above if name in _FOLDERS_OF_TENSORS else ())]
+    return list(dict.fromkeys((directory, step_directory(directory))))
 
 
 def config_differences(a: ModelConfig, b: ModelConfig) -> list[ConfigDifference]:
