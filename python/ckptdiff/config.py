@@ -20,7 +20,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.documents import read_json, read_yaml
-from ckptdiff.errors import ArchitectureMismatchError
+from ckptdiff.errors import (
+    ArchitectureMismatchError,
+    CheckpointReadError,
+    InvalidCheckpointError,
+)
 from ckptdiff.formats.olmo_core import step_directory
 from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.schedule import STEPS, TOKENS, Schedule
@@ -32,6 +36,7 @@ __all__ = [
     "ConfigDifference",
     "ModelConfig",
     "Value",
+    "compare_configs",
     "config_differences",
     "config_directories",
     "read_config",
@@ -169,6 +174,29 @@ def config_differences(a: ModelConfig, b: ModelConfig) -> list[ConfigDifference]
         and (value_b := getattr(b, name)) is not None
         and value_a != value_b
     ]
+
+
+def compare_configs(
+    path_a: str | None, path_b: str | None
+) -> tuple[list[ConfigDifference], list[str]]:
+    """In which fields the configs beside two checkpoints differ, and what could not be read.
+
+    There are no differences where one has no config, or is in memory. Tensors can be compared
+    without a config, so one that is broken is a sentence and no error.
+    """
+    if path_a is None or path_b is None or path_a == path_b:
+        return [], []
+    configs: list[ModelConfig] = []
+    notes = []
+    for path in (path_a, path_b):
+        try:
+            config = read_config(path)
+        except (InvalidCheckpointError, CheckpointReadError) as error:
+            notes.append(f"{error}; the configs are not compared")
+        else:
+            if config is not None:
+                configs.append(config)
+    return (config_differences(*configs) if len(configs) == 2 else []), notes
 
 
 def refuse_other_architecture(
