@@ -83,6 +83,7 @@ def diff(
     key_a: str | None = None,
     key_b: str | None = None,
     optimizer: bool = False,
+    force: bool = False,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -110,8 +111,12 @@ def diff(
         key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
         key_b: The same for ``b``.
         optimizer: Include optimizer state.
+        force: Compare the tensors of one name and shape even where the configs beside both say
+            that they are models of different architectures.
 
     Raises:
+        ArchitectureMismatchError: The configs differ in a field that shapes the layers
+            (:data:`ckptdiff.config.SHAPES`); a ValueError.
         ValueError: An option is out of range, two names collide after renaming, or the globs leave
             nothing to compare.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
@@ -119,19 +124,31 @@ def diff(
     """
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
-        rules=rules, atol=atol, rtol=rtol, cast=cast, thresholds=thresholds, histogram=histogram
+        rules=rules,
+        atol=atol,
+        rtol=rtol,
+        cast=cast,
+        thresholds=thresholds,
+        histogram=histogram,
+        force=force,
     )
     check_threads(threads)
     check_isa(isa)
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
+    # not needed to open a checkpoint
+    from ckptdiff.config import compare_configs, refuse_other_architecture
+
+    differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
+    if not force:
+        refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     named_a, named_b = Named(None), Named(None)
     if rules.include or rules.exclude:
         named_b = apply_rules(checkpoint_b.names(), rules, ())
     if rules != Rules():
         named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = unmatched(rules, named_a, named_b)
+    notes = config_notes + unmatched(rules, named_a, named_b)
     _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
         checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
@@ -163,6 +180,7 @@ def diff(
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
+        config_differences=tuple(differences),
     )
 
 

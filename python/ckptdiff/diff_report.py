@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ckptdiff._core import Pairing, Table
 from ckptdiff.checkpoint import Checkpoint, TensorRef
@@ -16,6 +16,9 @@ from ckptdiff.naming.rules import Named
 from ckptdiff.options import DiffOptions
 from ckptdiff.report import NotCompared, Report, not_compared
 from ckptdiff.rows import Rows
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
 
 __all__ = ["VERDICTS", "DiffReport", "ShapeMismatch"]
 
@@ -49,6 +52,7 @@ class DiffReport(Report):
         options: DiffOptions,
         notes: tuple[str, ...],
         seconds: float,
+        config_differences: tuple[ConfigDifference, ...] = (),
     ) -> None:
         super().__init__(table, notes, seconds, pairing.bytes_a + pairing.bytes_b)
         self._a = a
@@ -57,6 +61,7 @@ class DiffReport(Report):
         self._named_a = named_a
         self._named_b = named_b
         self._options = options
+        self._config_differences = config_differences
 
     @property
     def a(self) -> Checkpoint:
@@ -72,6 +77,11 @@ class DiffReport(Report):
     def options(self) -> DiffOptions:
         """What the diff was asked for."""
         return self._options
+
+    @property
+    def config_differences(self) -> tuple[ConfigDifference, ...]:
+        """The fields of the configs beside A and B that differ; empty where one has no config."""
+        return self._config_differences
 
     @cached_property
     def verdicts(self) -> dict[str, int]:
