@@ -247,6 +247,7 @@ def stats(
     io: str = "auto",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Table: ...
+
 @final
 class SeriesRun:
     """What one read of N checkpoints leaves of the T tensors that all of them have.
