@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from ckptdiff.formats import torch as torch_format
-from ckptdiff.formats.options import OpenOptions
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file as save_safetensors
 
@@ -751,27 +750,6 @@ def test_two_hundred_thousand_tensors(tmp_path: Path) -> None:
     assert usage.peak_rss < 170_000_000
     assert usage.seconds < 60
     assert "200,000 tensors" in (tmp_path / "out").read_text()
-
-
-# How a format is added.
-
-
-def test_the_reader_that_contributing_shows(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-    code = text.split("```python\n")[1].split("```")[0]
-    reader: dict[str, Any] = {}
-    exec(compile(code, "CONTRIBUTING.md", "exec"), reader)
-    path = tmp_path / "vector"
-    path.write_bytes(b"VEC1" + np.arange(5, dtype=np.float32).tobytes())
-    assert reader["can_open"](str(path))
-    assert not reader["can_open"](str(tmp_path))
-    checkpoint = reader["open_checkpoint"](str(path), OpenOptions())
-    assert ckptdiff.diff(checkpoint, {"vector": np.arange(5, dtype=np.float32)}).exit_status == 0
-    with pytest.raises(ValueError, match="nothing nested"):
-        reader["open_checkpoint"](str(path), OpenOptions(key="x"))
-    path.write_bytes(b"VEC1abc")
-    with pytest.raises(ckptdiff.InvalidCheckpointError, match="vector"):
-        reader["open_checkpoint"](str(path), OpenOptions())
 
 
 # The same tensors are the same result.
