@@ -228,6 +228,51 @@ def test_tied_weights_are_named(save: Save, tmp_path: Path) -> None:
     assert document["a"]["tied"] == dict(checkpoint.tied)
 
 
+@in_every_way
+def test_tied_weights_are_read_once(save: Save, tmp_path: Path) -> None:
+    """The engine reads their bytes once, also through a view, and every name has its row."""
+
+    def state(seed: int) -> State:
+        torch.manual_seed(seed)
+        weight, wide = torch.randn(40, 30), torch.randn(20, 50).t()
+        return {"embed": weight, "head": weight, "wide": wide, "again": wide, "own": torch.ones(7)}
+
+    for side, seed in (("a", 1), ("b", 2)):
+        save(state(seed), tmp_path / f"{side}.pt")
+        separate = {name: tensor.clone().contiguous() for name, tensor in state(seed).items()}
+        save_safetensors(separate, tmp_path / f"{side}.safetensors")
+    once = 4 * (40 * 30 + 20 * 50 + 7)
+    reports, read = {}, {}
+    for kind in ("pt", "safetensors"):
+        a, b = tmp_path / f"a.{kind}", tmp_path / f"b.{kind}"
+        told: list[tuple[int, int]] = []
+
+        def tell(done: int, total: int, told: list[tuple[int, int]] = told) -> None:
+            told.append((done, total))
+
+        report = ckptdiff.diff(a, b, histogram=True, thresholds=[0.1], on_progress=tell)
+        described = ckptdiff.stats(a, content_hash=True, on_progress=tell)
+        read[kind] = (report.bytes_read, described.bytes_read)
+        # the engine counts what it reduces; the last is told when all is done
+        assert [at for at in told if at[0] == at[1]][-1] == (described.bytes_read,) * 2
+        assert (report.bytes_read,) * 2 in told
+        texts = ((report.to_json() or ""), (described.to_json() or ""))
+        reports[kind] = "".join(texts).replace(f".{kind}", "")
+    assert read["pt"] == (2 * once, once)
+    assert read["safetensors"][1] == once + 4 * (40 * 30 + 20 * 50)
+    assert reports["pt"] == reports["safetensors"]
+
+
+def test_what_ties_on_one_side_only_is_no_pair_of_twins(tmp_path: Path) -> None:
+    weight = torch.arange(12.0)
+    torch.save({"embed": weight, "head": weight}, tmp_path / "a.pt")
+    torch.save({"embed": weight.clone(), "head": weight + 1}, tmp_path / "b.pt")
+    report = ckptdiff.diff(tmp_path / "a.pt", tmp_path / "b.pt")
+    assert report["embed"].verdict == "bit_identical"
+    assert report["head"].max_abs == 1
+    assert report.bytes_read == 4 * 48
+
+
 # What surrounds tensors.
 
 

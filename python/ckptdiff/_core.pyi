@@ -118,6 +118,14 @@ class Manifest:
         ``owner`` is kept alive as long as the manifest; the memory it owns must not be
         written while a diff or stats runs.
         """
+    @staticmethod
+    def joined(parts: Sequence[tuple[Manifest, str]]) -> Manifest:
+        """The tensors of several manifests, each with its text before the names.
+
+        The same goes for their metadata. Raises ValueError where two tensors would have one name.
+        """
+    def bytes_read(self, names: Sequence[str | None] | bytes | None = None) -> int:
+        """Bytes that stats of the tensors with a name read: the very same bytes only once."""
     @property
     def elements(self) -> int: ...
     @property
@@ -190,6 +198,9 @@ class Pairing:
     def bytes_a(self) -> int: ...
     @property
     def bytes_b(self) -> int: ...
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of both sides that a diff reads: pairs of the very same bytes count once."""
 
 @final
 class Table:

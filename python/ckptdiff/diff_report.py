@@ -50,7 +50,7 @@ class DiffReport(Report):
         notes: tuple[str, ...],
         seconds: float,
     ) -> None:
-        super().__init__(table, notes, seconds, pairing.bytes_a + pairing.bytes_b)
+        super().__init__(table, notes, seconds, pairing.bytes_read)
         self._a = a
         self._b = b
         self._pairing = pairing

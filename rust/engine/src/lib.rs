@@ -7,6 +7,7 @@
 
 mod boxes;
 mod deflated;
+mod distinct;
 mod error;
 mod interleaved;
 mod json;
@@ -34,7 +35,10 @@ pub use names::Names;
 pub use order::natural_cmp;
 pub use pair::{DuplicateName, Pairing, pair};
 pub use pickle::{PickleFault, strip_pickle};
-pub use run::{Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, WINDOW_BYTES, diff, stats};
+pub use run::{
+    Control, DiffRun, PIECE_BYTES, StatsRun, TensorStats, WINDOW_BYTES, bytes_to_describe,
+    bytes_to_diff, diff, stats,
+};
 pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, MappedReads, Reading, Source, Window};
 pub use spans::{PlacedPart, SpanManifest};
