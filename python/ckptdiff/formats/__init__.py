@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, cast
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.formats import recognise
+from ckptdiff.formats import beside, recognise
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
 __all__ = ["FORMATS", "Format", "Reader", "open_path"]
@@ -91,7 +91,8 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
             if candidate.may_be(look):
                 reader = candidate.reader()
                 if reader.can_open(path):
-                    return reader.open_checkpoint(path, options)
+                    checkpoint = reader.open_checkpoint(path, options)
+                    return beside.with_companions(checkpoint, path, options)
         reason = recognise.why_not(path, [candidate.name for candidate in FORMATS])
     except FileNotFoundError as error:
         if isinstance(error, CheckpointNotFoundError):
