@@ -78,7 +78,7 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
-        deflated: Sequence[tuple[int, int, int, int]] | None = None,
+        deflated: Sequence[tuple[int, int, int, int, int]] | None = None,
         parted: Iterable[
             tuple[
                 str,
@@ -96,8 +96,9 @@ class Manifest:
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. That and ``metadata`` are looked at when all of ``tensors`` has been walked.
-        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length) is one
-        more source, numbered behind ``sources``: what the bytes there inflate to. A tensor that
+        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length, CRC-32)
+        is one more source, numbered behind ``sources``: what the bytes there inflate to, which is
+        held against the CRC where it is read to its end. A tensor that
         is cut along any dimensions is (name, dtype, shape, parts) in ``parted``, and a part is
         (index in ``sources``, byte offset, where it begins in each dimension, its size in each,
         byte strides or None where its elements lie in order); parts are not empty.

@@ -2,7 +2,7 @@
 
 Only the central directory is read, and of a record only its local header, because the data begins
 behind that header's own name and extra field, whose lengths may differ from the directory's. The
-data is not decompressed and CRCs are not computed: torch can be told to leave them at 0.
+data is not decompressed, nor CRCs held against it here: torch can be told to leave them at 0.
 
 An archive can contradict itself, and readers differ in whom they believe. So the directory must end
 where the end record begins, no two records may have one name or share a byte, and a local header
@@ -63,6 +63,8 @@ class Record(NamedTuple):
     offset: int
     stored_size: int
     size: int
+    #: of the inflated bytes, as the directory has it; 0 where torch was told not to compute it
+    crc: int
 
 
 def begins_as_zip(start: bytes) -> bool:
@@ -93,6 +95,7 @@ class Archive:
         self._headers = array("Q")
         self._stored_sizes = array("Q")
         self._sizes = array("Q")
+        self._crcs = array("I")
         self._methods = array("H")
         self._flags = array("H")
         self._directory_at, directory_size, count = self._find_directory()
@@ -141,7 +144,8 @@ class Archive:
         offset = header_at + _LOCAL.size + name_length + extra_length
         if offset + stored_size > self._ends[index]:
             raise self._broken(name, "does not fit between its header and what follows")
-        return Record(name, method, self._start + offset, stored_size, self._sizes[index])
+        start, size = self._start + offset, self._sizes[index]
+        return Record(name, method, start, stored_size, size, self._crcs[index])
 
     def stored(self, name: str) -> Record:
         """:meth:`record` of a record that is not compressed, whose bytes can be read in place."""
@@ -264,6 +268,7 @@ class Archive:
             self._headers.append(header_at)
             self._stored_sizes.append(stored_size)
             self._sizes.append(full_size)
+            self._crcs.append(fields[7])
             self._methods.append(method)
             self._flags.append(flags)
         if at != len(directory) or left > 0:

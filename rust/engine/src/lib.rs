@@ -6,6 +6,7 @@
 //! [`DiffTable`] or [`StatsTable`] has the columns, and merges rows into groups exactly.
 
 mod boxes;
+mod crc32;
 mod deflated;
 mod distinct;
 mod error;

@@ -105,7 +105,7 @@ impl SpanManifest {
         })
     }
 
-    /// Add a deflated part of a file as a source of its own, which spans call by the next number.
+    /// Add a deflated part of a file, which inflates to a length and a CRC, as a source of its own, which spans call by the next number.
     ///
     /// All of these come before the first tensor, whose strides may make further sources.
     pub fn add_deflated(
@@ -113,7 +113,7 @@ impl SpanManifest {
         source: u32,
         offset: u64,
         stored_length: u64,
-        length: u64,
+        (length, crc): (u64, u32),
     ) -> Result<(), Error> {
         let number = self.files.len();
         let fail = |files: &[File], fault| Error::Tensor {
@@ -139,7 +139,7 @@ impl SpanManifest {
             Arc::clone(&self.inflated),
             number,
             (offset, stored_length),
-            length,
+            (length, crc),
         ));
         self.builder.add_source(Arc::clone(&source));
         self.files.push(File {
