@@ -36,7 +36,7 @@ from ckptdiff.formats.inert import (
 from ckptdiff.formats.nested import is_training_state_key, plain_text
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.torch import view_of
-from ckptdiff.formats.torch_file import read_torch_item
+from ckptdiff.formats.torch_file import TorchItems
 
 __all__ = ["can_open", "open_checkpoint"]
 
@@ -400,6 +400,7 @@ class _Collected:
         self._directory = directory
         self._layout = layout
         self._items = items
+        self._torch_items = TorchItems()
         self._used: set[str] = set()
         self.strided: list[Strided] = []
         self.parted: list[Parted] = []
@@ -482,7 +483,7 @@ class _Collected:
         source = self._items.source(place.file)
         path = self._items.paths[source]
         file = self._items.file(place.file)
-        value = read_torch_item(file, path, place.offset, place.length)
+        value = self._torch_items.read(file, path, place.offset, place.length)
         if not isinstance(value, StoredTensor):
             return None, getattr(value, "what", "no tensor")
         view = view_of(value, path, key)
@@ -510,9 +511,10 @@ class _Collected:
         try:
             path = self._items.paths[self._items.source(place.file)]
             file = self._items.file(place.file)
-            text = plain_text(read_torch_item(file, path, place.offset, place.length))
+            value = self._torch_items.read(file, path, place.offset, place.length)
         except InvalidCheckpointError:
             return
+        text = plain_text(value)
         if text is not None:
             self.metadata[key] = text
 

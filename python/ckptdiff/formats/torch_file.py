@@ -23,13 +23,14 @@ from ckptdiff.formats.inert import (
     PickleCutOffError,
     Storage,
     StorageType,
+    StoredTensor,
     Unpickled,
     sharing_shapes,
     unpickle,
 )
 from ckptdiff.formats.zip import Archive, Record, begins_as_zip
 
-__all__ = ["TorchFile", "is_torch_file", "read_torch_file", "read_torch_item"]
+__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -75,24 +76,62 @@ def read_torch_file(path: str) -> TorchFile:
         return _read_legacy(file, path)
 
 
-def read_torch_item(file: BinaryIO, path: str, offset: int, size: int) -> object:
-    """Read the value of a torch zip file that is a part of a file, as distributed checkpoints have.
+class TorchItems:
+    """Reads torch zip files that are parts of files, as distributed checkpoints have them.
 
-    Its storages know where they lie in the whole file. Raises what :func:`read_torch_file` does.
+    There can be a million, of one tensor each, and a model has few different shapes: an item whose
+    pickle is, byte for byte, that of an earlier one is not unpickled again.
     """
-    archive = Archive(file, path, start=offset, size=size)
-    layout = _layout(archive)
-    if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
-        raise InvalidCheckpointError(f"{path}: an item at {offset} whose pickle is no tensor's")
-    storages: dict[str, Storage] = {}
-    value = unpickle(
-        os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset),
-        source=path,
-        known=_KNOWN,
-        persistent_load=_storage_loader(storages),
-    ).value
-    _place_all(archive, layout.folder, storages)
-    return value
+
+    _KEPT_AT_MOST = 256
+    _KEPT_BYTES_AT_MOST = 1 << 12
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, StoredTensor] = {}
+
+    def read(self, file: BinaryIO, path: str, offset: int, size: int) -> object:
+        """Read the value of the item of ``size`` bytes at ``offset``.
+
+        Its storages know where they lie in the whole file. Raises what :func:`read_torch_file`
+        does.
+        """
+        archive = Archive(file, path, start=offset, size=size)
+        layout = _layout(archive)
+        if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
+            raise InvalidCheckpointError(f"{path}: an item at {offset} whose pickle is no tensor's")
+        data = os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset)
+        storages: dict[str, Storage] = {}
+        kept = self._kept.get(data)
+        if kept is not None:
+            value: object = _copied(kept, storages)
+        else:
+            value = unpickle(
+                data, source=path, known=_KNOWN, persistent_load=_storage_loader(storages)
+            ).value
+            self._keep(data, value, len(storages))
+        _place_all(archive, layout.folder, storages)
+        return value
+
+    def _keep(self, data: bytes, value: object, storages: int) -> None:
+        if (
+            isinstance(value, StoredTensor)
+            and isinstance(value.storage, Storage)
+            and value.storage.base is None
+            and storages == 1
+            and len(data) <= self._KEPT_BYTES_AT_MOST
+            and len(self._kept) < self._KEPT_AT_MOST
+        ):
+            self._kept[data] = _copied(value, {})
+
+
+def _copied(tensor: StoredTensor, storages: dict[str, Storage]) -> StoredTensor:
+    """The same tensor, of a storage that has not been found yet, which ``storages`` gets."""
+    of = tensor.storage
+    assert isinstance(of, Storage)
+    storage = storages[of.key] = Storage(of.kind, of.key, of.elements, of.first)
+    return StoredTensor(
+        storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype, tensor.flags
+    )
 
 
 def _folders(archive: Archive) -> list[str]:
