@@ -151,8 +151,32 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
         known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
         persistent_load=_storage_loader(storages),
     )
-    _place_all(Archive(file, path), layout.folder, storages)
+    _find_and_place(file, path, layout.folder, storages)
     return TorchFile(unpickled.value, unpickled.end)
+
+
+def _find_and_place(
+    file: BinaryIO, path: str, folder: str, storages: Mapping[str, Storage]
+) -> None:
+    """Place storages by a walk over the directory, whose names are not kept.
+
+    They have been compared before, and there may be as many as storages, which fill the memory.
+    """
+    prefix = f"{folder}/data/"
+
+    def visit(name: str, number: int) -> None:
+        if name.startswith(prefix):
+            storage = storages.get(name[len(prefix) :])
+            if storage is not None:
+                # until its place is known
+                storage.size = number
+
+    archive = Archive(file, path, visit=visit)
+    for key, storage in storages.items():
+        if storage.size < 0:
+            raise _without_record(path, key)
+        record = archive.stored_at(storage.size, prefix + key)
+        _place(path, storage, record.offset, record.size)
 
 
 def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -> None:
@@ -160,9 +184,13 @@ def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -
     for key, storage in storages.items():
         name = f"{folder}/data/{key}"
         if name not in archive:
-            raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
+            raise _without_record(path, key)
         record = archive.stored(name)
         _place(path, storage, record.offset, record.size)
+
+
+def _without_record(path: str, key: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
 
 
 class _Layout(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from ckptdiff.errors import InvalidCheckpointError
@@ -76,9 +76,18 @@ class Archive:
     """The records of a zip archive. The file must stay open for :meth:`record` and :meth:`read`."""
 
     def __init__(
-        self, file: BinaryIO, path: str, *, start: int = 0, size: int | None = None
+        self,
+        file: BinaryIO,
+        path: str,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        visit: Callable[[str, int], None] | None = None,
     ) -> None:
         """Read the directory of the archive of ``size`` bytes at ``start`` of ``file``.
+
+        With ``visit``, that gets each name and the record's number for :meth:`stored_at`, and names
+        are neither kept nor compared with each other: hundreds of thousands take much memory.
 
         Raises InvalidCheckpointError, which names ``path``, where it is no zip archive.
         """
@@ -91,6 +100,7 @@ class Archive:
             raise InvalidCheckpointError(
                 f"{path}: a zip archive of {self._size} bytes at {start}, in {held} bytes"
             )
+        self._visit = visit
         self._indices: dict[str, int] = {}
         self._headers = array("Q")
         self._stored_sizes = array("Q")
@@ -117,7 +127,9 @@ class Archive:
         Raises InvalidCheckpointError where it is encrypted, or where directory, local header and
         the other records do not leave it the bytes it claims.
         """
-        index = self._indices[name]
+        return self._record_at(self._indices[name], name)
+
+    def _record_at(self, index: int, name: str) -> Record:
         if self._flags[index] & _ENCRYPTED:
             raise self._broken(name, "is encrypted")
         method = self._methods[index]
@@ -149,7 +161,11 @@ class Archive:
 
     def stored(self, name: str) -> Record:
         """:meth:`record` of a record that is not compressed, whose bytes can be read in place."""
-        record = self.record(name)
+        return self.stored_at(self._indices[name], name)
+
+    def stored_at(self, index: int, name: str) -> Record:
+        """:meth:`stored` of the record that was visited by this number and name."""
+        record = self._record_at(index, name)
         if record.method != STORED:
             raise self._broken(name, "is compressed, where its bytes are needed in place")
         return record
@@ -264,7 +280,10 @@ class Archive:
                 raise self._no_archive(f"two records are named {_short(name)}")
             if header_at + _LOCAL.size + stored_size > self._directory_at:
                 raise self._broken(name, "reaches beyond the archive's records")
-            self._indices[name] = index
+            if self._visit is None:
+                self._indices[name] = index
+            else:
+                self._visit(name, index)
             self._headers.append(header_at)
             self._stored_sizes.append(stored_size)
             self._sizes.append(full_size)
@@ -315,7 +334,8 @@ class Archive:
         for index in reversed(order):
             if headers[index] + _LOCAL.size + self._stored_sizes[index] > limit:
                 names = names or list(self._indices)
-                raise self._broken(names[index], "overlaps another")
+                name = names[index] if names else f"number {index}"
+                raise self._broken(name, "overlaps another")
             ends[index] = limit
             limit = headers[index]
         return ends
