@@ -785,14 +785,14 @@ def test_tensors_of_torchscript(how: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures with getrusage")
 def test_two_hundred_thousand_tensors(tmp_path: Path) -> None:
-    """A mixture of experts in one file: 5 s and 145 MB on an idle machine."""
+    """A mixture of experts in one file: 5 s and 130 MB on an idle machine."""
     shape = torch.arange(32, dtype=torch.bfloat16).reshape(4, 8)
     state = {f"layers.{i // 512}.experts.{i % 512}.w": shape.clone() for i in range(200_000)}
     torch.save(state, tmp_path / "many.pt")
     usage = measure(["ls", tmp_path / "many.pt", "-o", tmp_path / "out"], tmp_path / "usage")
     print(f"{usage.seconds:.1f} s, {usage.peak_rss / 1e6:.0f} MB")  # noqa: T201
     assert usage.status == 0, usage.stderr
-    assert usage.peak_rss < 170_000_000
+    assert usage.peak_rss < 150_000_000
     assert usage.seconds < 60
     assert "200,000 tensors" in (tmp_path / "out").read_text()
 

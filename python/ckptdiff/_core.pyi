@@ -19,6 +19,7 @@ __all__ = [
     "diff",
     "diff_column_names",
     "dtype_names",
+    "give_back_freed_memory",
     "io_names",
     "isa_levels",
     "stats",
@@ -54,6 +55,9 @@ def diff_column_names() -> list[str]:
 
 def stats_column_names() -> list[str]:
     """The default columns of stats, in order."""
+
+def give_back_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
 
 def strip_pickle(data: bytes, start: int = 0) -> tuple[bytes, int]:
     """The pickle at ``start`` without frames and memo entries that nothing reads, and its end.

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, NamedTuple
 
+from ckptdiff._core import give_back_freed_memory
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.inert import (
     PLAIN,
@@ -43,6 +44,8 @@ _PICKLE_BYTES_AT_MOST = 1 << 29
 # An item of a distributed checkpoint is one tensor, whose pickle has some hundred bytes.
 _ITEM_PICKLE_BYTES_AT_MOST = 1 << 16
 _FIRST_WINDOW = 1 << 20
+# Its bytes, which are of no use when it has been read, are worth giving back.
+_LARGE_PICKLE = 1 << 22
 
 
 class TorchFile(NamedTuple):
@@ -151,6 +154,8 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
         known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
         persistent_load=_storage_loader(storages),
     )
+    if layout.pickle.size >= _LARGE_PICKLE:
+        give_back_freed_memory()
     _find_and_place(file, path, layout.folder, storages)
     return TorchFile(unpickled.value, unpickled.end)
 

@@ -10,6 +10,7 @@ mod crc32;
 mod deflated;
 mod distinct;
 mod error;
+mod freed;
 mod interleaved;
 mod json;
 mod lock;
@@ -30,6 +31,7 @@ mod strided;
 mod table;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
+pub use freed::give_back_freed_memory;
 pub use json::json_rows;
 pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView};
 pub use names::Names;
