@@ -20,6 +20,7 @@ __all__ = [
     "diff",
     "diff_column_names",
     "dtype_names",
+    "give_back_freed_memory",
     "io_names",
     "isa_levels",
     "rounded_mean",
@@ -58,6 +59,9 @@ def diff_column_names() -> list[str]:
 def stats_column_names() -> list[str]:
     """The default columns of stats, in order."""
 
+def give_back_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
+
 def strip_pickle(data: bytes, start: int = 0) -> tuple[bytes, int]:
     """The pickle at ``start`` without frames and memo entries that nothing reads, and its end.
 
@@ -81,7 +85,7 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
-        deflated: Sequence[tuple[int, int, int, int]] | None = None,
+        deflated: Sequence[tuple[int, int, int, int, int]] | None = None,
         parted: Iterable[
             tuple[
                 str,
@@ -99,8 +103,9 @@ class Manifest:
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. That and ``metadata`` are looked at when all of ``tensors`` has been walked.
-        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length) is one
-        more source, numbered behind ``sources``: what the bytes there inflate to. A tensor that
+        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length, CRC-32)
+        is one more source, numbered behind ``sources``: what the bytes there inflate to, which is
+        held against the CRC where it is read to its end. A tensor that
         is cut along any dimensions is (name, dtype, shape, parts) in ``parted``, and a part is
         (index in ``sources``, byte offset, where it begins in each dimension, its size in each,
         byte strides or None where its elements lie in order); parts are not empty.
@@ -121,6 +126,14 @@ class Manifest:
         ``owner`` is kept alive as long as the manifest; the memory it owns must not be
         written while a diff or stats runs.
         """
+    @staticmethod
+    def joined(parts: Sequence[tuple[Manifest, str]]) -> Manifest:
+        """The tensors of several manifests, each with its text before the names.
+
+        The same goes for their metadata. Raises ValueError where two tensors would have one name.
+        """
+    def bytes_read(self, names: Sequence[str | None] | bytes | None = None) -> int:
+        """Bytes that stats of the tensors with a name read: the very same bytes only once."""
     @property
     def elements(self) -> int: ...
     @property
@@ -193,6 +206,9 @@ class Pairing:
     def bytes_a(self) -> int: ...
     @property
     def bytes_b(self) -> int: ...
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of both sides that a diff reads: pairs of the very same bytes count once."""
 
 @final
 class Table:

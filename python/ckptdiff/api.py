@@ -10,18 +10,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
-from ckptdiff.coverage import unsupported_notes
-from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
-from ckptdiff.stats_report import StatsReport
+
+if TYPE_CHECKING:
+    from ckptdiff.diff_report import DiffReport
+    from ckptdiff.stats_report import StatsReport
 
 __all__ = ["CheckpointLike", "diff", "open", "stats"]
 
@@ -122,6 +123,10 @@ def diff(
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
             :func:`open`; also while tensors are read.
     """
+    # not needed to open a checkpoint
+    from ckptdiff.coverage import unsupported_notes
+    from ckptdiff.diff_report import DiffReport
+
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
         rules=rules,
@@ -204,6 +209,9 @@ def stats(
     and errors are those of :func:`diff` and :func:`open`; ``content_hash`` adds a column ``hash``
     that is equal for equal bytes, whatever the sharding.
     """
+    from ckptdiff.coverage import unsupported_notes
+    from ckptdiff.stats_report import StatsReport
+
     rules = Rules.of(include, exclude)
     options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
     check_threads(threads)

@@ -54,7 +54,7 @@ class DiffReport(Report):
         seconds: float,
         config_differences: tuple[ConfigDifference, ...] = (),
     ) -> None:
-        super().__init__(table, notes, seconds, pairing.bytes_a + pairing.bytes_b)
+        super().__init__(table, notes, seconds, pairing.bytes_read)
         self._a = a
         self._b = b
         self._pairing = pairing

@@ -75,6 +75,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(diff_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(stats_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(pickle::strip_pickle, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::give_back_freed_memory, module)?)?;
     module.add_function(wrap_pyfunction!(run::diff, module)?)?;
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
     module.add_function(wrap_pyfunction!(series::series, module)?)?;

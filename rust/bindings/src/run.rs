@@ -54,7 +54,7 @@ pub(crate) fn diff(
         threads,
         reading: reading(io)?,
     };
-    let total = pairing.bytes_a() + pairing.bytes_b();
+    let total = pairing.bytes_read();
     let partials = watch(python, total, on_progress, |control| {
         engine::diff(&run, control)
     })?;
@@ -91,10 +91,7 @@ pub(crate) fn stats(
         .filter(|index| names.keeps(*index))
         .map(|index| index as u32)
         .collect();
-    let total = tensors
-        .iter()
-        .map(|index| manifest.inner.tensor(*index as usize).bytes())
-        .sum();
+    let total = engine::bytes_to_describe(&manifest.inner, &tensors);
     let run = StatsRun {
         manifest: &manifest.inner,
         tensors: &tensors,

@@ -7,6 +7,7 @@ use ckptdiff_kernels::{
     DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
 };
 
+use crate::distinct::{Distinct, by_place};
 use crate::error::{Error, TensorFault};
 use crate::execute::{Control, Job, execute, threads_of};
 use crate::manifest::{Manifest, StoredDType};
@@ -49,8 +50,71 @@ pub struct StatsRun<'a> {
     pub reading: Reading,
 }
 
-/// Diff every pair; one partial each, in their order.
+/// Diff every pair; one partial each, in their order. Pairs of the very same bytes are read once.
 pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Error> {
+    let Some(distinct) = distinct_pairs(run.a, run.b, run.pairs) else {
+        return diff_each(run, control);
+    };
+    let pick = |item: &u32| run.pairs[*item as usize];
+    let pairs: Vec<_> = distinct.firsts.iter().map(pick).collect();
+    let run = DiffRun {
+        pairs: &pairs,
+        options: run.options.clone(),
+        ..*run
+    };
+    Ok(distinct.spread(&diff_each(&run, control)?))
+}
+
+/// Bytes of both sides that a diff of these pairs reads.
+pub fn bytes_to_diff(a: &Manifest, b: &Manifest, pairs: &[(u32, u32)]) -> u64 {
+    let bytes =
+        |pair: &(u32, u32)| a.tensor(pair.0 as usize).bytes() + b.tensor(pair.1 as usize).bytes();
+    match distinct_pairs(a, b, pairs) {
+        None => pairs.iter().map(bytes).sum(),
+        Some(distinct) => {
+            let firsts = distinct.firsts.iter();
+            firsts.map(|item| bytes(&pairs[*item as usize])).sum()
+        }
+    }
+}
+
+/// Bytes that stats of these tensors read.
+pub fn bytes_to_describe(manifest: &Manifest, tensors: &[u32]) -> u64 {
+    let bytes = |index: &u32| manifest.tensor(*index as usize).bytes();
+    match distinct_tensors(manifest, tensors) {
+        None => tensors.iter().map(bytes).sum(),
+        Some(distinct) => {
+            let firsts = distinct.firsts.iter();
+            firsts.map(|item| bytes(&tensors[*item as usize])).sum()
+        }
+    }
+}
+
+fn distinct_pairs(a: &Manifest, b: &Manifest, pairs: &[(u32, u32)]) -> Option<Distinct> {
+    if a.is_disjoint() || b.is_disjoint() {
+        return None;
+    }
+    Distinct::of(pairs.len(), |one, other| {
+        let (one, other) = (pairs[one as usize], pairs[other as usize]);
+        by_place(a.tensor(one.0 as usize), a.tensor(other.0 as usize))
+            .then_with(|| by_place(b.tensor(one.1 as usize), b.tensor(other.1 as usize)))
+    })
+}
+
+fn distinct_tensors(manifest: &Manifest, tensors: &[u32]) -> Option<Distinct> {
+    if manifest.is_disjoint() {
+        return None;
+    }
+    Distinct::of(tensors.len(), |one, other| {
+        let (one, other) = (tensors[one as usize], tensors[other as usize]);
+        by_place(
+            manifest.tensor(one as usize),
+            manifest.tensor(other as usize),
+        )
+    })
+}
+
+fn diff_each(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Error> {
     let mut dtypes = Vec::with_capacity(run.pairs.len());
     for &(a, b) in run.pairs {
         let dtype_a = known_dtype(run.a, a, run.options.cast)?;
@@ -68,7 +132,7 @@ pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Er
 }
 
 /// What stats know of a tensor.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct TensorStats {
     /// Its values, reduced.
     pub partial: StatsPartial,
@@ -76,8 +140,22 @@ pub struct TensorStats {
     pub hash: Option<Box<[u8; 32]>>,
 }
 
-/// Reduce every tensor; results are in their order.
+/// Reduce every tensor; results are in their order. Tensors of the very same bytes are read once.
 pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
+    let Some(distinct) = distinct_tensors(run.manifest, run.tensors) else {
+        return stats_each(run, control);
+    };
+    let pick = |item: &u32| run.tensors[*item as usize];
+    let tensors: Vec<_> = distinct.firsts.iter().map(pick).collect();
+    let run = StatsRun {
+        tensors: &tensors,
+        options: run.options.clone(),
+        ..*run
+    };
+    Ok(distinct.spread(&stats_each(&run, control)?))
+}
+
+fn stats_each(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
     let mut dtypes = Vec::with_capacity(run.tensors.len());
     for &index in run.tensors {
         dtypes.push(known_dtype(run.manifest, index, None)?);
