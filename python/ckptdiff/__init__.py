@@ -15,33 +15,37 @@ __all__ = [
     "DiffReport",
     "InvalidCheckpointError",
     "Row",
+    "SeriesReport",
     "Span",
     "StatsReport",
     "TensorRef",
     "__version__",
     "diff",
     "open",
+    "series",
     "stats",
 ]
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
+    from ckptdiff.api import diff, open, series, stats  # noqa: A004 - as ckptdiff.open, like gzip's
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
     from ckptdiff.rows import Row
+    from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
 else:
     # Names are imported when they are asked for (PEP 562): the command line, which is inside this
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "open", "stats"),
+        "api": ("diff", "open", "series", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
         "rows": ("Row",),
+        "series.report": ("SeriesReport",),
         "stats_report": ("StatsReport",),
     }
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
@@ -23,7 +23,12 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["CheckpointLike", "diff", "open", "stats"]
+if TYPE_CHECKING:
+    from ckptdiff.series.problems import Problem
+    from ckptdiff.series.report import SeriesReport
+    from ckptdiff.series.run import Candidate
+
+__all__ = ["CheckpointLike", "diff", "open", "series", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -220,6 +225,129 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def series(
+    checkpoints: CheckpointLike | Iterable[CheckpointLike] | Mapping[str, CheckpointLike] = (),
+    *,
+    lists: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
+    order: str = "position",
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Progress | None = None,
+    key: str | None = None,
+    optimizer: bool = False,
+) -> SeriesReport:
+    """Read the checkpoints of a training run once each, and tell how its weights moved.
+
+    The tensors that all of them have under one name and in one shape are compared; a checkpoint of
+    another architecture, or one that cannot be read, is reported and left out.
+
+    Args:
+        checkpoints: A directory of checkpoints (which may lie in directories for stages and
+            ingredients), or several paths, each a checkpoint or such a directory. Tensors in memory
+            come as a mapping of labels to checkpoints; a label such as
+            ``stage2-ingredient1-step1000`` tells where training stood.
+        lists: CSV files with the columns of OLMo's published lists (``Step``, ``Checkpoint
+            Directory``, and where there are such, ``Stage``, ``Ingredient`` and ``Tokens Seen``).
+        order: ``position`` orders by stage, ingredient and step, updates being taken along the
+            branches; ``given`` keeps the order, each checkpoint following the one before it.
+        include: As for :func:`diff`.
+        exclude: As for :func:`diff`.
+        threads: As for :func:`diff`.
+        isa: As for :func:`diff`.
+        io: As for :func:`diff`.
+        on_progress: As for :func:`diff`; where a checkpoint turns out damaged, it begins anew.
+        key: As for :func:`open`.
+        optimizer: As for :func:`open`.
+
+    Raises:
+        ValueError: An option is out of range, a list is not one, the globs leave nothing, or fewer
+            than two checkpoints, or no tensor that all have, are left.
+        CheckpointNotFoundError: A path that was given does not exist.
+        TypeError: What was given is neither a path nor a checkpoint.
+    """
+    from ckptdiff.series.order import check_order
+    from ckptdiff.series.report import SeriesOptions, SeriesReport
+    from ckptdiff.series.run import Reading, read_series
+
+    rules = Rules.of(include, exclude)
+    reading = Reading(
+        threads=check_threads(threads),
+        isa=check_isa(isa),
+        io=check_io(io),
+        on_progress=on_progress,
+    )
+    checked_order = check_order(order)
+    candidates, problems = _candidates(checkpoints, lists, key=key, optimizer=optimizer)
+    result = read_series(
+        candidates, rules=rules, order=checked_order, reading=reading, problems=problems
+    )
+    return SeriesReport(
+        result.data,
+        problems=result.problems,
+        options=SeriesOptions(rules.include, rules.exclude, checked_order),
+        bytes_read=result.bytes_read,
+        seconds=result.seconds,
+    )
+
+
+def _candidates(
+    checkpoints: CheckpointLike | Iterable[CheckpointLike] | Mapping[str, CheckpointLike],
+    lists: str | PathLike[str] | Iterable[str | PathLike[str]],
+    *,
+    key: str | None,
+    optimizer: bool,
+) -> tuple[list[Candidate], list[Problem]]:
+    """The checkpoints that a caller of :func:`series` means, and what is odd about them."""
+    from ckptdiff.series.discover import Found, find, read_list
+    from ckptdiff.series.run import Candidate
+
+    def opener(path: CheckpointLike) -> Callable[[], Checkpoint]:
+        return lambda: open(
+            path, key=key if isinstance(path, (str, PathLike)) else None, optimizer=optimizer
+        )
+
+    labelled: list[tuple[str, CheckpointLike]] = []
+    paths: list[str] = []
+    if isinstance(checkpoints, (str, PathLike)):
+        paths = [os.fspath(checkpoints)]
+    elif isinstance(checkpoints, Checkpoint):
+        raise TypeError("a series has several checkpoints, not one")
+    elif isinstance(checkpoints, Mapping):
+        labelled = list(cast("Mapping[str, CheckpointLike]", checkpoints).items())
+    else:
+        given = list(checkpoints)
+        paths = [os.fspath(one) for one in given if isinstance(one, (str, PathLike))]
+        if len(paths) < len(given):
+            labelled = [(_label(one, at), one) for at, one in enumerate(given)]
+            paths = []
+    searches = [find(paths)] if paths else []
+    files = [lists] if isinstance(lists, (str, PathLike)) else lists
+    searches += [read_list(os.fspath(file)) for file in files]
+    candidates = [
+        Candidate(Found(label, _path_of(one)), opener(one)) for label, one in labelled
+    ] + [Candidate(found, opener(found.path)) for search in searches for found in search.found]
+    labels = [candidate.found.label for candidate in candidates]
+    twice = next((label for at, label in enumerate(labels) if label in labels[:at]), None)
+    if twice is not None:
+        raise ValueError(f"two checkpoints have the label {twice!r}")
+    return candidates, [problem for search in searches for problem in search.problems]
+
+
+def _path_of(checkpoint: CheckpointLike) -> str:
+    """The path of a checkpoint, empty in memory."""
+    if isinstance(checkpoint, (str, PathLike)):
+        return os.fspath(checkpoint)
+    return (checkpoint.path or "") if isinstance(checkpoint, Checkpoint) else ""
+
+
+def _label(checkpoint: CheckpointLike, at: int) -> str:
+    """What to call a checkpoint that was given without a label: its file's name, or its number."""
+    return os.path.basename(_path_of(checkpoint).rstrip("/")) or f"#{at}"
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

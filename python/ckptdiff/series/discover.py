@@ -16,14 +16,15 @@ import csv
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError
 from ckptdiff.formats import FORMATS
-from ckptdiff.naming.revisions import parse_revision
+from ckptdiff.naming.revisions import Revision, parse_revision
+from ckptdiff.series.natural import natural_key
 from ckptdiff.series.problems import Problem
 
-__all__ = ["Found", "Search", "find", "natural_key", "read_list", "revision_text"]
+__all__ = ["Found", "Search", "find", "read_list", "revision_of"]
 
 # Between a run's directory and its checkpoints: stages, and ingredients in them.
 _LEVELS = 2
@@ -155,18 +156,21 @@ def read_list(path: str) -> Search:
     return search
 
 
-def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """A key by which digits sort as numbers: ``step2`` before ``step10``."""
-    return tuple(
-        (0, int(part), part) if part.isdigit() and part.isascii() else (1, 0, part)
-        for part in re.split(r"([0-9]+)", text)
-        if part
+def revision_of(label: str) -> Revision:
+    """What a label says: ``stage2/ingredient1/step9`` as with hyphens, ``run/500`` as 500."""
+    parts = [part for part in re.split(r"[/\\]", label) if part]
+    last = parse_revision(parts[-1] if parts else "")
+    whole = parse_revision("-".join(parts))
+    if last.step is None and last.index is None:
+        return whole
+    return replace(
+        whole,
+        step=last.step,
+        steps=last.steps,
+        tokens=last.tokens,
+        tokens_unit=last.tokens_unit,
+        index=last.index,
     )
-
-
-def revision_text(label: str) -> str:
-    """A label as the revision that it stands for: ``stage2/ingredient1/step9``, with hyphens."""
-    return label.replace("/", "-").replace(os.sep, "-")
 
 
 def _members(directory: str, levels: int = _LEVELS) -> Iterator[Found]:
@@ -231,7 +235,8 @@ def _is_step_file(stem: str) -> bool:
 
 
 def _tells_step(label: str) -> bool:
-    return parse_revision(revision_text(label)).step is not None
+    revision = revision_of(label)
+    return revision.step is not None or revision.index is not None
 
 
 def _labels(paths: Sequence[str]) -> list[str]:
@@ -281,7 +286,7 @@ def _list_rows(path: str) -> Iterator[tuple[int, dict[str, str]]]:
             if named is None:
                 columns = ", ".join(map(repr, header[:8])) or "none"
                 raise ValueError(
-                    f"{path}: no column 'Checkpoint Directory' in the first line; there is {columns}"
+                    f"{path}: no column 'Checkpoint Directory' in the first line, only {columns}"
                 )
             for cells in reader:
                 if not any(cell.strip() for cell in cells):

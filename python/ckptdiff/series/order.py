@@ -5,8 +5,9 @@ all begin there; a soup, the mean of the ingredients, is a leaf beside them, and
 begins from it where there is one. So the order is by stage, ingredient and step, and the parent of
 a branch's first checkpoint is the end of the stage before.
 
-What tells no step comes last, each as a leaf of the end of training. Where nothing tells a step,
-and where the order is given, each follows the one before it.
+A stage that has a name and no number, as those in which SmolLM3 learns long contexts, comes after
+the numbered ones. What tells no step comes last, each as a leaf of the end of training. Where
+nothing tells a step, and where the order is given, each follows the one before it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from ckptdiff.series.data import ROOT
+from ckptdiff.series.natural import NaturalKey, natural_key
 from ckptdiff.suggest import unknown
 
 __all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "with_tokens"]
@@ -25,33 +27,51 @@ Order = Literal["position", "given"]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 
+# Stages that have only a name come after those that are numbered, and what has no step after all.
+_NAMED_STAGE = 1e18
+_LAST = math.inf
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where training stood at a checkpoint. What is not known is None.
 
-    ``ingredients`` has several numbers for a soup of them, and ``is_soup`` is also true where the
-    label names several steps. ``tokens`` are those since the start of the run, ``stage_tokens``
-    those since the start of the stage.
+    ``phase`` is the name of a stage that has no number. ``ingredients`` has several numbers for a
+    soup of them, and ``is_soup`` is also true where the label names several steps. ``index`` counts
+    checkpoints, where a label does that instead of steps. ``tokens`` are those since the start of
+    the run, ``stage_tokens`` those since the start of the stage.
     """
 
     stage: int | None = None
+    phase: str | None = None
     ingredient: int | None = None
     ingredients: tuple[int, ...] = ()
     is_soup: bool = False
     step: int | None = None
+    index: int | None = None
     tokens: int | None = None
     stage_tokens: int | None = None
     learning_rate: float | None = None
 
     @property
-    def branch(self) -> tuple[float, bool, tuple[int, ...]]:
+    def count(self) -> int | None:
+        """The step, or the number of the checkpoint where that is all that is known."""
+        return self.index if self.step is None else self.step
+
+    @property
+    def stage_key(self) -> tuple[float, NaturalKey]:
+        """What orders stages; an unknown one is before the first, or, without a step, last."""
+        if self.stage is not None:
+            return self.stage, ()
+        if self.phase is not None:
+            return _NAMED_STAGE, natural_key(self.phase)
+        return (_LAST if self.count is None else -1.0), ()
+
+    @property
+    def branch(self) -> tuple[tuple[float, NaturalKey], bool, tuple[int, ...]]:
         """What it is in line with: its stage and ingredient; a soup comes behind them."""
-        stage = -1.0 if self.stage is None else float(self.stage)
-        if self.stage is None and self.step is None:
-            stage = math.inf
         ingredients = self.ingredients or (() if self.ingredient is None else (self.ingredient,))
-        return stage, self.is_soup, ingredients
+        return self.stage_key, self.is_soup, ingredients
 
 
 def check_order(order: str) -> Order:
@@ -68,25 +88,26 @@ def arrange(places: Sequence[Place], order: Order) -> tuple[list[int], list[int]
     Equal places keep the order in which they are given.
     """
     indices = list(range(len(places)))
-    if order == "given" or all(place.step is None for place in places):
+    if order == "given" or all(place.count is None for place in places):
         return indices, [index - 1 if index else ROOT for index in indices]
     indices.sort(key=lambda index: _key(places[index]))
     parents: list[int] = []
-    stage_ends: list[int] = []
+    stage_end = ROOT
+    before: Place | None = None
     for at, index in enumerate(indices):
         place = places[index]
-        before = places[indices[at - 1]] if at else None
-        if before is None or before.branch[0] != place.branch[0]:
-            # the last of a stage: a soup where there is one, else of the last ingredient
-            stage_ends.append(at - 1)
-        continues = before is not None and before.branch == place.branch and not place.is_soup
-        is_leaf = place.is_soup or math.isinf(place.branch[0])
-        parents.append(at - 1 if continues and not is_leaf else stage_ends[-1])
+        if before is None or before.stage_key != place.stage_key:
+            # the last of the stage before: a soup where there is one, else of the last ingredient
+            stage_end = at - 1
+        is_leaf = place.is_soup or place.stage_key[0] == _LAST
+        continues = before is not None and before.branch == place.branch and not is_leaf
+        parents.append(at - 1 if continues else stage_end)
+        before = place
     return indices, parents
 
 
-def _key(place: Place) -> tuple[float, bool, tuple[int, ...], float]:
-    return (*place.branch, math.inf if place.step is None else float(place.step))
+def _key(place: Place) -> tuple[object, ...]:
+    return (*place.branch, math.inf if place.count is None else place.count)
 
 
 def with_tokens(places: Sequence[Place], parents: Sequence[int]) -> list[Place]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
-from ckptdiff.naming.revisions import parse_revision
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.series import soundness
 from ckptdiff.series.data import SeriesCheckpoint, SeriesData
-from ckptdiff.series.discover import Found, revision_text
+from ckptdiff.series.discover import Found, revision_of
 from ckptdiff.series.levels import levels_of
 from ckptdiff.series.order import Order, Place, arrange, with_tokens
 from ckptdiff.series.problems import Problem, in_order
@@ -122,9 +121,7 @@ def read_series(
         found += soundness.intervals(labels, places)
     found += soundness.token_order(labels, places, parents)
     found += soundness.not_common(labels, run.not_common)
-    found += soundness.duplicates(
-        data, lambda a, b: _is_identical(members[a], members[b], reading)
-    )
+    found += soundness.duplicates(data, lambda a, b: _is_identical(members[a], members[b], reading))
     return SeriesReading(data, in_order(found), run.bytes_read, seconds)
 
 
@@ -145,7 +142,7 @@ def _opened(
         place, odd = _place(found)
         problems += odd
         members.append(_Member(found.label, checkpoint, named, place))
-    without_step = [member.label for member in members if member.place.step is None]
+    without_step = [member.label for member in members if member.place.count is None]
     if without_step and len(without_step) < len(members):
         for label in without_step:
             text = f"{label}: no step is known, so it comes last"
@@ -155,20 +152,21 @@ def _opened(
 
 def _place(found: Found) -> tuple[Place, list[Problem]]:
     """Where training stood, by the list, else the label, else what lies beside the weights."""
-    revision = parse_revision(revision_text(found.label))
+    revision = revision_of(found.label)
     place = Place(
         stage=revision.stage,
         ingredient=revision.ingredient,
+        phase=revision.phase,
         ingredients=revision.ingredients,
+        is_soup=revision.is_soup,
         step=revision.step,
+        index=revision.index,
         stage_tokens=revision.tokens,
     )
     return place, []
 
 
-def _of_one_architecture(
-    members: Sequence[_Member], problems: list[Problem]
-) -> list[_Member]:
+def _of_one_architecture(members: Sequence[_Member], problems: list[Problem]) -> list[_Member]:
     labels = [member.label for member in members]
     odd = soundness.odd_ones_out(labels, [_shapes(member) for member in members])
     for index, difference in odd.items():

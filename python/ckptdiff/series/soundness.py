@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -67,9 +68,7 @@ def _difference(reference: Shapes, other: Shapes) -> str | None:
     if reshaped:
         name = reshaped[0]
         rest = f" and {len(reshaped) - 1:,} more" if len(reshaped) > 1 else ""
-        return (
-            f"tensor {name!r} is {list(other[name])}, expected {list(reference[name])}{rest}"
-        )
+        return f"tensor {name!r} is {list(other[name])}, expected {list(reference[name])}{rest}"
     layers, expected = _layers(other), _layers(reference)
     if layers != expected:
         return f"has {len(layers)} layers, expected {len(expected)}"
@@ -90,7 +89,7 @@ def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
     """
     branches: dict[object, list[int]] = {}
     for index, place in enumerate(places):
-        if place.step is not None and not place.is_soup:
+        if place.count is not None and not place.is_soup:
             branches.setdefault(place.branch, []).append(index)
     problems = []
     for branch in branches.values():
@@ -101,8 +100,8 @@ def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
 def _branch_intervals(
     labels: Sequence[str], places: Sequence[Place], branch: Sequence[int]
 ) -> list[Problem]:
-    steps = [step for index in branch if (step := places[index].step) is not None]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    steps = [step for index in branch if (step := places[index].count) is not None]
+    gaps = [after - before for before, after in pairwise(steps)]
     counts = Counter(gap for gap in gaps if gap > 0)
     if len(gaps) < 2:
         return []
@@ -140,6 +139,8 @@ def _branch_text(place: Place) -> str:
     parts = []
     if place.stage is not None:
         parts.append(f"stage {place.stage}")
+    elif place.phase is not None:
+        parts.append(place.phase)
     if place.ingredient is not None:
         parts.append(f"ingredient {place.ingredient}")
     return f"{', '.join(parts)}: " if parts else ""

@@ -1,0 +1,337 @@
+"""The table of a series that people read: a line for each checkpoint, then what is to be said.
+
+Rows are checkpoints in order, quantities those of the whole model. Below are, in short sections and
+only where there is something: problems and notes, events, the rows of a finer level, the picked
+checkpoints, and correlations with evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ckptdiff.render.bars import levels_line
+from ckptdiff.render.escape import escape
+from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lines
+from ckptdiff.render.screen import Screen
+from ckptdiff.render.units import exponential, human_count, percent, plural, scientific
+from ckptdiff.series.data import ROOT, Floats
+from ckptdiff.series.evals import Correlation
+from ckptdiff.series.events import Event
+from ckptdiff.series.problems import Problem
+from ckptdiff.series.report import Level, SeriesReport
+from ckptdiff.series.trajectory import Trajectory
+
+__all__ = ["lines"]
+
+_EVENTS_AT_MOST = 20
+_PROBLEMS_AT_MOST = 10
+_CORRELATIONS_AT_MOST = 12
+_ROWS_AT_MOST = 40
+_SPARKLINE_WIDTH = 24
+
+# What an event or a problem is called at the end of its checkpoint's line.
+_EVENT_MARKS = {
+    "stage_boundary": "new stage",
+    "first_nonfinite": "first NaN or Inf",
+    "update_norm_jump": "update jump",
+    "norm_jump": "norm jump",
+    "abs_max_jump": "max |w| jump",
+    "loss_of_direction": "direction lost",
+    "turning_point": "turning point",
+}
+_PROBLEM_MARKS = {
+    "duplicate": "duplicate",
+    "label_mismatch": "label",
+    "not_common": "tensors missing",
+    "tokens_restart": "fewer tokens",
+}
+_EVENT_STYLES = {"stage_boundary": "cyan", "first_nonfinite": "bold red"}
+
+
+def lines(
+    report: SeriesReport, screen: Screen, *, by: Level = "total", pick: int = 0
+) -> Iterator[str]:
+    """The lines of a report; ``by`` adds a table of a level's rows, ``pick`` picks checkpoints."""
+    yield from _heading(report, screen)
+    yield ""
+    yield from _checkpoint_table(report, screen)
+    if by != "total":
+        yield from _level_table(report, by, screen)
+    yield from _problem_section("problems", [p for p in report.problems if not p.is_note], screen)
+    yield from _problem_section("notes", [p for p in report.problems if p.is_note], screen)
+    yield from _event_section(report, screen)
+    if pick:
+        yield from _picked_section(report, pick, screen)
+    yield from _correlation_section(report, screen)
+
+
+def _heading(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    level = report.data.total
+    checkpoints = report.checkpoints
+    tensors = len(report.data.levels["tensor"].names)
+    text = (
+        f"{plural(len(checkpoints), 'checkpoint')} of {plural(tensors, 'tensor')}, "
+        f"{human_count(int(level.numel[0]))} elements"
+    )
+    branches = sum(index - 1 != one.parent for index, one in enumerate(checkpoints))
+    if branches:
+        text += f", in {branches + 1} branches"
+    yield screen.style(text, "bold")
+    lost = int(level.numel[0] - level.finite[0])
+    if lost:
+        text = (
+            f"{human_count(lost)} elements are not finite in every checkpoint; "
+            "norms, distances and cosines are of the others"
+        )
+        yield screen.style(text, "yellow")
+
+
+# -- the checkpoints ------------------------------------------------------------------------------
+
+
+def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    checkpoints = report.checkpoints
+    trajectory = report.trajectory("total")
+    changed = report.data.total.diffs.get("changed_bf16")
+    numel = int(report.data.total.numel[0])
+    columns: list[tuple[Column, list[Cell]]] = [
+        (
+            Column("checkpoint", flexible=True),
+            [Cell(escape(one.label)) for one in checkpoints],
+        )
+    ]
+    for name, header, priority in (("stage", "stage", 6), ("ingredient", "ingr.", 6)):
+        values = [getattr(one, name) for one in checkpoints]
+        if any(value is not None for value in values):
+            columns.append((Column(header, right=True, priority=priority), _counts(values)))
+    steps = [one.step for one in checkpoints]
+    if any(step is not None for step in steps):
+        columns.append((Column("step", right=True, priority=5), _counts(steps)))
+    tokens = [one.tokens for one in checkpoints]
+    if any(count is not None for count in tokens):
+        cells = [Cell("-" if count is None else human_count(count)) for count in tokens]
+        columns.append((Column("tokens", right=True, priority=4), cells))
+    columns += [
+        (Column("‖update‖", right=True), _measures(trajectory.update_norm[:, 0])),
+        (Column("relative", right=True, priority=1), _exponents(trajectory.relative_update[:, 0])),
+        (Column("cos", right=True, priority=1), _cosines(trajectory.cosine_of_updates[:, 0])),
+        (
+            Column("from first", right=True, priority=2),
+            _measures(trajectory.distance_from_first[:, 0]),
+        ),
+        (Column("to last", right=True, priority=2), _measures(trajectory.distance_from_last[:, 0])),
+    ]
+    if changed is not None:
+        cells = [
+            Cell("-" if math.isnan(count) else percent(count, numel))
+            for count in changed[:, 0].tolist()
+        ]
+        columns.append((Column("changed", right=True, priority=3), cells))
+    columns.append((Column(""), _marks(report)))
+    strips = [Strip.of(cells) for _, cells in columns]
+    yield from table_lines([column for column, _ in columns], [strips], screen)
+
+
+def _counts(values: Sequence[int | None]) -> list[Cell]:
+    return [Cell("-" if value is None else f"{value:,}") for value in values]
+
+
+def _measures(values: Floats) -> list[Cell]:
+    return [Cell(_defined(value, scientific)) for value in values.tolist()]
+
+
+def _exponents(values: Floats) -> list[Cell]:
+    return [Cell(_defined(value, exponential)) for value in values.tolist()]
+
+
+def _cosines(values: Floats) -> list[Cell]:
+    return [Cell("-" if math.isnan(value) else f"{value:.3f}") for value in values.tolist()]
+
+
+def _defined(value: float, text: Callable[[float], str]) -> str:
+    return "-" if math.isnan(value) else text(value)
+
+
+def _marks(report: SeriesReport) -> list[Cell]:
+    """What is to be said of each checkpoint in a word or two, the gravest first."""
+    words: list[list[str]] = [[] for _ in report.checkpoints]
+    styles = [""] * len(words)
+    indices = {checkpoint.label: index for index, checkpoint in enumerate(report.checkpoints)}
+    for index, checkpoint in enumerate(report.checkpoints):
+        if checkpoint.parent not in (index - 1, ROOT):
+            parent = report.checkpoints[checkpoint.parent].label
+            words[index].append(f"from {escape(parent)}")
+    for event in report.events:
+        words[event.checkpoint].append(_EVENT_MARKS.get(event.kind, event.kind.replace("_", " ")))
+        styles[event.checkpoint] = _EVENT_STYLES.get(event.kind, "yellow")
+    for problem in report.problems:
+        mark = _PROBLEM_MARKS.get(problem.kind)
+        for label in problem.labels if mark else ():
+            if label in indices:
+                index = indices[label]
+                words[index].insert(0, f"! {mark}")
+                styles[index] = "bold red"
+    texts = [", ".join(dict.fromkeys(of_one)) for of_one in words]
+    return [Cell(text, style) for text, style in zip(texts, styles, strict=True)]
+
+
+# -- the rows of a level --------------------------------------------------------------------------
+
+
+def _level_table(report: SeriesReport, by: Level, screen: Screen) -> Iterator[str]:
+    """Each layer, module or tensor: how far it went, and how its relative updates went."""
+    trajectory = report.trajectory(by)
+    rows = len(trajectory.names)
+    order: Sequence[int] = range(rows)
+    if rows > _ROWS_AT_MOST:
+        # those that moved farthest for their size, in their natural order
+        moved = np.nan_to_num(_relative_path(trajectory), nan=-1.0, posinf=math.inf)
+        order = sorted(sorted(order, key=lambda row: (-moved[row], row))[:_ROWS_AT_MOST])
+    end = -1
+    columns = [
+        Column(by, flexible=True),
+        Column("elements", right=True, priority=4),
+        Column("norm", right=True, priority=3),
+        Column("path", right=True),
+        Column("displaced", right=True),
+        Column("diffusion", right=True, priority=2),
+        Column("relative update", priority=1),
+    ]
+    numel = report.level(by).numel
+    cells = [
+        [
+            Cell(escape(trajectory.names[row])),
+            Cell(human_count(int(numel[row]))),
+            Cell(_defined(float(trajectory.norm[end, row]), scientific)),
+            Cell(_defined(float(trajectory.path_length[end, row]), scientific)),
+            Cell(_defined(float(trajectory.displacement[end, row]), scientific)),
+            Cell(_defined(float(trajectory.diffusion_exponent[row]), scientific)),
+            Cell(_course(trajectory.relative_update[:, row]), "cyan"),
+        ]
+        for row in order
+    ]
+    yield ""
+    strips = [Strip.of(column) for column in zip(*cells, strict=True)]
+    yield from table_lines(columns, [strips], screen)
+    if len(order) < rows:
+        text = f"the {len(order)} of {rows:,} that moved farthest; --format json has all"
+        yield screen.style(text, "dim")
+
+
+def _course(values: Floats) -> str:
+    return levels_line(values.tolist(), _SPARKLINE_WIDTH)
+
+
+def _relative_path(trajectory: Trajectory) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative: Floats = trajectory.path_length[-1] / trajectory.norm[-1]
+    return relative
+
+
+# -- sections -------------------------------------------------------------------------------------
+
+
+def _problem_section(title: str, problems: Sequence[Problem], screen: Screen) -> Iterator[str]:
+    if not problems:
+        return
+    style = "bold red" if title == "problems" else "bold"
+    yield ""
+    yield f"{screen.style(title, style)} ({len(problems):,})"
+    for problem in problems[:_PROBLEMS_AT_MOST]:
+        yield f"  {screen.text(escape(problem.text))}"
+    yield from _rest(len(problems), _PROBLEMS_AT_MOST, screen)
+
+
+def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    events = report.events
+    if not events:
+        return
+    shown = events
+    if len(events) > _EVENTS_AT_MOST:
+        strongest = sorted(range(len(events)), key=lambda at: (-abs(events[at].score), at))
+        shown = tuple(events[at] for at in sorted(strongest[:_EVENTS_AT_MOST]))
+    yield ""
+    yield f"{screen.style('events', 'bold yellow')} ({len(events):,})"
+    width = max(display_width(escape(_label(report, event))) for event in shown)
+    for event in shown:
+        label = escape(_label(report, event))
+        padding = " " * (width - display_width(label))
+        yield screen.text(f"  {label}{padding}  {_event_text(event)}")
+    yield from _rest(len(events), _EVENTS_AT_MOST, screen)
+
+
+def _label(report: SeriesReport, event: Event) -> str:
+    return report.checkpoints[event.checkpoint].label
+
+
+def _event_text(event: Event) -> str:
+    text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
+    if math.isfinite(event.score):
+        text += f", score {event.score:.3g}"
+    evidence = ", ".join(
+        f"{name.replace('_', ' ')} {_evidence_text(value)}"
+        for name, value in event.evidence.items()
+    )
+    if evidence:
+        text += f": {evidence}"
+    if event.tensors:
+        text += f"; most in {', '.join(map(escape, event.tensors[:2]))}"
+    return text
+
+
+def _evidence_text(value: float | str | int) -> str:
+    return escape(value) if isinstance(value, str) else scientific(value)
+
+
+def _picked_section(report: SeriesReport, count: int, screen: Screen) -> Iterator[str]:
+    picked = report.pick(count)
+    yield ""
+    yield f"{screen.style('picked', 'bold')} ({len(picked)} of {len(report):,})"
+    labels = [escape(report.checkpoints[one.index].label) for one in picked]
+    width = max(map(display_width, labels), default=0)
+    for label, one in zip(labels, picked, strict=True):
+        padding = " " * (width - display_width(label))
+        yield screen.text(f"  {label}{padding}  {escape(one.reason)}")
+
+
+def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    correlations = [one for one in report.correlations if one.level == "total"]
+    if not correlations:
+        return
+    correlations.sort(key=_strength)
+    shown = correlations[:_CORRELATIONS_AT_MOST]
+    yield ""
+    yield f"{screen.style('correlations', 'bold')} of the whole model, the strongest first"
+    columns = [
+        Column("quantity", flexible=True),
+        Column("metric"),
+        Column("n", right=True),
+        Column("Spearman", right=True),
+        Column("Pearson", right=True),
+    ]
+    cells = [
+        [
+            Cell(one.quantity.replace("_", " ")),
+            Cell(escape(one.metric)),
+            Cell(str(one.n)),
+            *_cosines(np.array([one.spearman, one.pearson])),
+        ]
+        for one in shown
+    ]
+    strips = [Strip.of(column) for column in zip(*cells, strict=True)]
+    yield from table_lines(columns, [strips], screen)
+    yield from _rest(len(report.correlations), len(shown), screen)
+
+
+def _strength(correlation: Correlation) -> float:
+    strength = abs(correlation.spearman)
+    return 1.0 if math.isnan(strength) else -strength
+
+
+def _rest(count: int, at_most: int, screen: Screen) -> Iterator[str]:
+    if count > at_most:
+        text = f"  and {count - at_most:,} more, which --format json lists"
+        yield screen.style(text, "dim")
