@@ -1,9 +1,9 @@
 """A small, real training run, saved as OLMo 2's is: what the tests of a series look at.
 
-A model of 0.3 million parameters learns to predict sequences of a Markov chain. Stage 1 trains on one
-chain, stage 2 on a mixture with a second, three times over from the end of stage 1 with different
-data: the ingredients, whose mean is the soup. Each checkpoint is what ``save_pretrained`` writes, in
-bf16, in a directory named as OLMo's revisions are, beside a table of held-out losses.
+A model of 0.3 million parameters learns to predict sequences of a Markov chain. Stage 1 trains on
+one chain, stage 2 on a mixture with a second, three times over from the end of stage 1 with
+different data: the ingredients, whose mean is the soup. Each checkpoint is what ``save_pretrained``
+writes, in bf16, in a directory named as OLMo's revisions are, beside a table of held-out losses.
 
 Two things are wrong with it, on purpose: the learning rate is 30 times too high for three steps of
 stage 1, and one checkpoint holds the bytes of the one before it.
@@ -73,7 +73,7 @@ PARTS = tuple(stage2_label(str(ingredient), STAGE2_STEPS) for ingredient in INGR
 
 @dataclass(frozen=True, slots=True)
 class TrainingRun:
-    """A run on disk: a directory of checkpoints, their names in the order of training, and evals."""
+    """A run on disk: the directory, its checkpoints' names in the order of training, and evals."""
 
     folder: Path
     labels: tuple[str, ...]
