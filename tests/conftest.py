@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests.training_run import TrainingRun, train
+
 # Before transformers is imported: nothing here may ask the Hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -14,3 +16,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """The run of tests/training_run.py, trained once for all tests, which leave it as it is."""
+    return train(tmp_path_factory.mktemp("training") / "run")

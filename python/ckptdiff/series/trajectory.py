@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ckptdiff.series.clock import Clock
 from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
@@ -105,7 +106,7 @@ class Trajectory:
                 distance_from_first=distances[:, 0, :].T,
                 distance_from_last=distances[:, -1, :].T,
                 cosine_with_last=_cosine(norm, norm[-1], distances[:, -1, :].T),
-                path_length=_path_length(update_norm, parents),
+                path_length=_path_length(update_norm, parents, level.finite == 0),
                 displacement=_displacement(distances, parents),
                 changed_share=_column(level, "changed_bf16", parents) / level.numel,
                 sign_flips=_column(level, "sign_flips", parents),
@@ -168,13 +169,13 @@ def _products_with_ways(products: Floats, start: int, count: int, parents: Seque
 def principal_components(gram: Floats, parents: Sequence[int], count: int) -> tuple[Floats, Floats]:
     """The trajectory of one row in its first ``count`` principal components.
 
-    ``gram`` has the shape (N, N). Returns the coordinates (N, count), in the units of the weights and
-    centred at the mean of the checkpoints, and the share of the variance that each component
-    explains (count,). These are the eigenvectors of the double-centred squared distances (classical
-    scaling, Torgerson 1952), which are those of the checkpoints' covariance. Of the two directions
-    of a component that is taken in which the coordinate of largest magnitude is positive. Beyond the
-    number of dimensions there are, coordinates are 0; a row that does not move, or is not finite,
-    explains NaN.
+    ``gram`` has the shape (N, N). Returns the coordinates (N, count), in the units of the weights
+    and centred at the mean of the checkpoints, and the share of the variance that each component
+    explains (count,). They are from the eigenvectors of the double-centred squared distances
+    (classical scaling, Torgerson 1952), and those that the checkpoints' covariance gives. Of the
+    two directions of a component that is taken in which the coordinate of largest magnitude is
+    positive. Beyond the number of dimensions there are, coordinates are 0. Where nothing moves the
+    shares are NaN, and where something is not finite all is.
     """
     if count < 1:
         raise ValueError(f"the number of components must be 1 or more, not {count}")
@@ -259,8 +260,10 @@ def _displacement(distances: Floats, parents: Sequence[int]) -> Floats:
     return distances[:, roots, range(len(roots))].T
 
 
-def _path_length(update_norm: Floats, parents: Sequence[int]) -> Floats:
-    result = np.zeros(update_norm.shape)
+def _path_length(
+    update_norm: Floats, parents: Sequence[int], undefined: npt.NDArray[np.bool_]
+) -> Floats:
+    result = np.where(undefined, np.nan, np.zeros(update_norm.shape))
     for checkpoint, parent in enumerate(parents):
         if parent != ROOT:
             result[checkpoint] = result[parent] + update_norm[checkpoint]
