@@ -103,13 +103,13 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
             [Cell(escape(one.label)) for one in checkpoints],
         )
     ]
-    for name, header, priority in (("stage", "stage", 6), ("ingredient", "ingr.", 6)):
+    for name, header, priority in (("stage", "stage", 7), ("ingredient", "ingr.", 7)):
         values = [getattr(one, name) for one in checkpoints]
         if any(value is not None for value in values):
             columns.append((Column(header, right=True, priority=priority), _counts(values)))
     steps = [one.step for one in checkpoints]
     if any(step is not None for step in steps):
-        columns.append((Column("step", right=True, priority=5), _counts(steps)))
+        columns.append((Column("step", right=True, priority=6), _counts(steps)))
     tokens = [one.tokens for one in checkpoints]
     if any(count is not None for count in tokens):
         cells = [Cell("-" if count is None else human_count(count)) for count in tokens]
@@ -130,6 +130,13 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
             for count in changed[:, 0].tolist()
         ]
         columns.append((Column("changed", right=True, priority=3), cells))
+    begins = [
+        "" if one.parent in (index - 1, ROOT) else escape(checkpoints[one.parent].label)
+        for index, one in enumerate(checkpoints)
+    ]
+    if any(begins):
+        # where a branch begins, if that is not the line above
+        columns.append((Column("branches from", priority=5), [Cell(text) for text in begins]))
     columns.append((Column(""), _marks(report)))
     strips = [Strip.of(cells) for _, cells in columns]
     yield from table_lines([column for column, _ in columns], [strips], screen)
@@ -160,10 +167,6 @@ def _marks(report: SeriesReport) -> list[Cell]:
     words: list[list[str]] = [[] for _ in report.checkpoints]
     styles = [""] * len(words)
     indices = {checkpoint.label: index for index, checkpoint in enumerate(report.checkpoints)}
-    for index, checkpoint in enumerate(report.checkpoints):
-        if checkpoint.parent not in (index - 1, ROOT):
-            parent = report.checkpoints[checkpoint.parent].label
-            words[index].append(f"from {escape(parent)}")
     for event in report.events:
         words[event.checkpoint].append(_EVENT_MARKS.get(event.kind, event.kind.replace("_", " ")))
         styles[event.checkpoint] = _EVENT_STYLES.get(event.kind, "yellow")

@@ -209,7 +209,8 @@ def _hub_revisions(directory: str) -> Iterator[Found]:
         for folder, _, names in os.walk(refs)
         for name in names
     ]
-    for label in sorted(files, key=natural_key):
+    # of two names of one commit, the one that tells a step
+    for label in sorted(files, key=lambda name: (not _tells_step(name), natural_key(name))):
         with open(os.path.join(refs, label), encoding="utf-8", errors="replace") as file:
             commit = file.read(256).strip()
         snapshot = os.path.join(snapshots, commit)

@@ -8,13 +8,16 @@ the tensors, so that a result has the same bits whatever read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ckptdiff._core import SeriesRun, Table
 from ckptdiff.naming.groups import group_key
 from ckptdiff.series.data import Floats, SeriesLevel
+
+if TYPE_CHECKING:
+    from ckptdiff._core import SeriesRun, Table
 
 __all__ = ["levels_of"]
 

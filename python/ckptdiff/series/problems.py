@@ -19,6 +19,7 @@ PROBLEM_KINDS: dict[str, str] = {
     "missing_step": "a step that the interval of its branch promises and that is not there",
     "duplicate": "checkpoints that are byte-identical under different labels",
     "label_mismatch": "a label that does not fit what the checkpoint says of itself",
+    "unreadable": "a file beside the weights, which tells of the training, cannot be read",
     "not_common": "a tensor that not all checkpoints have in one shape; it is left out",
 }
 

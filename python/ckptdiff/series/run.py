@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.config import ModelConfig, read_config
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
+from ckptdiff.position import TrainingPosition, position_of
 from ckptdiff.series import soundness
 from ckptdiff.series.data import SeriesCheckpoint, SeriesData
 from ckptdiff.series.discover import Found, revision_of
@@ -151,28 +153,65 @@ def _opened(
 
 
 def _place(found: Found) -> tuple[Place, list[Problem]]:
-    """Where training stood, by the list, else the label, else what lies beside the weights."""
+    """Where training stood: by the trainer's state and the names around it, a list, the label."""
     revision = revision_of(found.label)
+    position = position_of(found.path) if found.path else TrainingPosition("")
+    problems = [
+        Problem("label_mismatch", f"{found.label}: {conflict}", (found.label,))
+        for conflict in position.conflicts
+    ]
+    problems += [Problem("unreadable", text, (found.label,)) for text in position.problems]
+    told = (("the list", found.step), ("the label", revision.step))
+    for who, step in told if position.step is not None else ():
+        if step is not None and step != position.step:
+            text = (
+                f"{found.label}: step is {position.step:,} by {position.sources['step']}, "
+                f"but {step:,} by {who}"
+            )
+            problems.append(Problem("label_mismatch", text, (found.label,)))
+            break
+    stage = _first(found.stage, position.stage, revision.stage)
+    tokens = _first(found.tokens, position.tokens)
+    if tokens is None and revision.tokens is not None and (stage is None or stage == 1):
+        tokens = revision.tokens
     place = Place(
-        stage=revision.stage,
-        ingredient=revision.ingredient,
-        phase=revision.phase,
-        ingredients=revision.ingredients,
-        is_soup=revision.is_soup,
-        step=revision.step,
-        index=revision.index,
-        stage_tokens=revision.tokens,
+        stage=stage,
+        phase=position.phase or revision.phase,
+        ingredient=_first(found.ingredient, position.ingredient, revision.ingredient),
+        ingredients=position.ingredients or revision.ingredients,
+        is_soup=position.is_soup or revision.is_soup,
+        step=_first(position.step, found.step, revision.step),
+        index=_first(position.index, revision.index),
+        tokens=tokens,
+        stage_tokens=_first(position.stage_tokens, revision.tokens),
+        learning_rate=position.learning_rate,
     )
-    return place, []
+    return place, problems
+
+
+def _first(*values: int | None) -> int | None:
+    """The first that is known."""
+    return next((value for value in values if value is not None), None)
 
 
 def _of_one_architecture(members: Sequence[_Member], problems: list[Problem]) -> list[_Member]:
     labels = [member.label for member in members]
-    odd = soundness.odd_ones_out(labels, [_shapes(member) for member in members])
+    configs = [_config(member) for member in members]
+    shapes = [_shapes(member) for member in members]
+    odd = soundness.odd_ones_out(labels, shapes, configs)
     for index, difference in odd.items():
         text = f"{labels[index]}: another architecture, left out: {difference}"
         problems.append(Problem("architecture", text, (labels[index],)))
     return [member for index, member in enumerate(members) if index not in odd]
+
+
+def _config(member: _Member) -> ModelConfig | None:
+    """The config beside the weights; what is wrong with one was told with the position."""
+    path = member.checkpoint.path
+    try:
+        return read_config(path) if path else None
+    except (InvalidCheckpointError, CheckpointReadError):
+        return None
 
 
 def _shapes(member: _Member) -> dict[str, tuple[int, ...]]:

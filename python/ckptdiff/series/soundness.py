@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ckptdiff.config import SHAPES, ModelConfig, config_differences
 from ckptdiff.naming.groups import layer
 from ckptdiff.series.data import SeriesData, SeriesLevel
 from ckptdiff.series.order import Place
@@ -34,36 +35,52 @@ Shapes = Mapping[str, tuple[int, ...]]
 _NAMED_AT_MOST = 5
 
 
-def odd_ones_out(labels: Sequence[str], shapes: Sequence[Shapes]) -> dict[int, str]:
+def odd_ones_out(
+    labels: Sequence[str], shapes: Sequence[Shapes], configs: Sequence[ModelConfig | None]
+) -> dict[int, str]:
     """The checkpoints of another architecture than most, and what differs in each.
 
-    Another architecture is a tensor of another shape, a layer more or less, or no tensor in common.
-    A tensor that is only absent, as a tied one can be, is none. The architecture that most have is
-    the one to hold the others against; of two as frequent, the first.
+    Another architecture is a field of the config that shapes layers, a tensor of another shape, a
+    layer more or less, or no tensor in common. A tensor that is only absent, as a tied one can be,
+    is none. The architecture that most have is what the others are held against; of two as
+    frequent, that of the first.
     """
-    kinds = [hash_of(one) for one in shapes]
-    counts = Counter(kinds)
-    if len(counts) == 1:
-        return {}
-    reference = max(range(len(kinds)), key=lambda index: (counts[kinds[index]], -index))
+    kinds = [tuple(sorted(one.items())) for one in shapes]
+    models = [
+        None if one is None else tuple(getattr(one, field) for field in SHAPES) for one in configs
+    ]
+    counts, counts_of_models = Counter(kinds), Counter(models)
+    counts_of_models[None] = 0
+    reference = max(
+        range(len(kinds)),
+        key=lambda index: (counts[kinds[index]], counts_of_models[models[index]], -index),
+        default=0,
+    )
     differences: dict[int, str] = {}
-    for index, kind in enumerate(kinds):
-        if kind != kinds[reference]:
+    for index in range(len(kinds)):
+        difference = _config_difference(configs[reference], configs[index])
+        if difference is None and kinds[index] != kinds[reference]:
             difference = _difference(shapes[reference], shapes[index])
-            if difference is not None:
-                differences[index] = f"{difference} (against {labels[reference]})"
+        if difference is not None:
+            differences[index] = f"{difference} (against {labels[reference]})"
     return differences
 
 
-def hash_of(shapes: Shapes) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """The shapes as something to compare and count."""
-    return tuple(sorted(shapes.items()))
+def _config_difference(reference: ModelConfig | None, other: ModelConfig | None) -> str | None:
+    if reference is None or other is None:
+        return None
+    different = [
+        f"{field} {value}, expected {expected}"
+        for field, expected, value in config_differences(reference, other)
+        if field in SHAPES
+    ]
+    return ", ".join(different) or None
 
 
 def _difference(reference: Shapes, other: Shapes) -> str | None:
     common = [name for name in reference if name in other]
     if not common:
-        return "has no tensor of the others' names"
+        return "no tensor has a name of the others'"
     reshaped = [name for name in common if reference[name] != other[name]]
     if reshaped:
         name = reshaped[0]
@@ -71,7 +88,7 @@ def _difference(reference: Shapes, other: Shapes) -> str | None:
         return f"tensor {name!r} is {list(other[name])}, expected {list(reference[name])}{rest}"
     layers, expected = _layers(other), _layers(reference)
     if layers != expected:
-        return f"has {len(layers)} layers, expected {len(expected)}"
+        return f"{len(layers)} layers, expected {len(expected)}"
     return None
 
 
