@@ -130,6 +130,7 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
             for count in changed[:, 0].tolist()
         ]
         columns.append((Column("changed", right=True, priority=3), cells))
+    columns.append((Column(""), _marks(report)))
     begins = [
         "" if one.parent in (index - 1, ROOT) else escape(checkpoints[one.parent].label)
         for index, one in enumerate(checkpoints)
@@ -137,7 +138,6 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
     if any(begins):
         # where a branch begins, if that is not the line above
         columns.append((Column("branches from", priority=5), [Cell(text) for text in begins]))
-    columns.append((Column(""), _marks(report)))
     strips = [Strip.of(cells) for _, cells in columns]
     yield from table_lines([column for column, _ in columns], [strips], screen)
 
