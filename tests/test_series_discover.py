@@ -236,7 +236,7 @@ def test_a_list_that_is_none(lines: list[str], says: str | None, tmp_path: Path)
     if says is None:
         assert read_list(path).found == []
         return
-    with pytest.raises(ValueError, match="x.csv") as error:
+    with pytest.raises(ValueError, match=r"x\.csv") as error:
         read_list(path)
     assert says in str(error.value)
 

@@ -122,7 +122,7 @@ def _branch_intervals(
     counts = Counter(gap for gap in gaps if gap > 0)
     if len(gaps) < 2:
         return []
-    usual = min(counts, key=lambda gap: (-counts[gap], gap), default=0)
+    usual = min(counts, key=lambda gap: (-counts[gap], -gap), default=0)
     where = _branch_text(places[branch[0]])
     if not usual or 2 * counts[usual] < len(gaps):
         text = f"{where}intervals between {min(gaps):,} and {max(gaps):,} steps"
