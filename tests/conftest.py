@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.series_oracle import RealSeries, read_run
 from tests.training_run import TrainingRun, train
 
 # Before transformers is imported: nothing here may ask the Hub for anything.
@@ -22,3 +23,9 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """The run of tests/training_run.py, trained once for all tests, which leave it as it is."""
     return train(tmp_path_factory.mktemp("training") / "run")
+
+
+@pytest.fixture(scope="session")
+def real_series(training_run: TrainingRun) -> RealSeries:
+    """The training run in float64, and the data of the series as numpy has it."""
+    return read_run(training_run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ckptdiff.naming.groups import layer, module, total
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from tests.training_run import TOKENS_PER_STEP, TrainingRun, learning_rate
 
-__all__ = ["Weights", "chain", "read_run", "series_of"]
+__all__ = ["GROUPS", "RealSeries", "Weights", "chain", "read_run", "series_of"]
 
 Floats = NDArray[np.float64]
 Weights = Mapping[str, Floats]
@@ -44,72 +45,92 @@ def chain(count: int, **known: Sequence[int] | Sequence[float]) -> list[SeriesCh
     ]
 
 
+class RealSeries(NamedTuple):
+    """The training run, read."""
+
+    weights: Sequence[Weights]
+    data: SeriesData
+
+
 def series_of(weights: Sequence[Weights], checkpoints: Sequence[SeriesCheckpoint]) -> SeriesData:
     """The data of a series whose checkpoints hold these weights."""
+    parents = [checkpoint.parent for checkpoint in checkpoints]
+    tensors = [
+        _tensor_level(name, np.array([w[name].reshape(-1) for w in weights]), parents)
+        for name in weights[0]
+    ]
     levels = {}
     for name, group_of in GROUPS.items():
-        groups: dict[str, list[str]] = {}
-        for tensor in weights[0]:
-            groups.setdefault(group_of(tensor), []).append(tensor)
-        flat = {
-            group: np.array([_flat(of_one, tensors) for of_one in weights])
-            for group, tensors in groups.items()
-        }
-        levels[name] = _level(flat, [checkpoint.parent for checkpoint in checkpoints])
+        groups: dict[str, list[SeriesLevel]] = {}
+        for tensor in tensors:
+            groups.setdefault(group_of(tensor.names[0]), []).append(tensor)
+        levels[name] = _side_by_side([_merged(group, members) for group, members in groups.items()])
     return SeriesData(checkpoints=tuple(checkpoints), levels=levels)
 
 
-def _flat(weights: Weights, tensors: Sequence[str]) -> Floats:
-    return np.concatenate([weights[tensor].reshape(-1) for tensor in tensors])
-
-
-def _level(rows: Mapping[str, Floats], parents: Sequence[int]) -> SeriesLevel:
-    """A level whose rows are arrays (N, elements)."""
-    grams, finite = [], []
-    stats: dict[str, list[Floats]] = {}
-    diffs: dict[str, list[Floats]] = {}
-    for values in rows.values():
-        usable = values[:, np.isfinite(values).all(axis=0)]
-        updates = np.array(
-            [
-                w if parent == ROOT else w - usable[parent]
-                for w, parent in zip(usable, parents, strict=True)
-            ]
-        )
-        grams.append(updates @ updates.T)
-        finite.append(usable.shape[1])
-        masked = np.where(np.isfinite(values), values, np.nan)
-        with np.errstate(all="ignore"):
-            columns = {
-                "abs_max": np.array([_abs_max(row) for row in masked]),
-                "l2": np.sqrt(np.nansum(masked**2, axis=1)),
-                "nan": np.isnan(values).sum(axis=1).astype(float),
-                "pos_inf": (values == np.inf).sum(axis=1).astype(float),
-                "neg_inf": (values == -np.inf).sum(axis=1).astype(float),
-            }
-        for name, column in columns.items():
-            stats.setdefault(name, []).append(column)
-        for name, measure in (("changed_bf16", _changed_bf16), ("sign_flips", _sign_flips)):
-            diffs.setdefault(name, []).append(
-                np.array(
-                    [
-                        np.nan if parent == ROOT else measure(values[parent], w)
-                        for w, parent in zip(values, parents, strict=True)
-                    ]
-                )
-            )
+def _tensor_level(name: str, values: Floats, parents: Sequence[int]) -> SeriesLevel:
+    """The one row of a tensor whose elements are ``values`` (N, elements)."""
+    usable = values[:, np.isfinite(values).all(axis=0)]
+    pairs = zip(usable, parents, strict=True)
+    updates = np.array([w if parent == ROOT else w - usable[parent] for w, parent in pairs])
+    stats = {
+        "abs_max": [_abs_max(row) for row in values],
+        "nan": np.isnan(values).sum(axis=1),
+        "pos_inf": (values == np.inf).sum(axis=1),
+        "neg_inf": (values == -np.inf).sum(axis=1),
+    }
+    diffs = {
+        column: [
+            np.nan if parent == ROOT else measure(values[parent], w)
+            for w, parent in zip(values, parents, strict=True)
+        ]
+        for column, measure in (("changed_bf16", _changed_bf16), ("sign_flips", _sign_flips))
+    }
     return SeriesLevel(
-        names=tuple(rows),
-        numel=np.array([values.shape[1] for values in rows.values()], np.int64),
-        finite=np.array(finite, np.int64),
-        gram=np.array(grams),
-        stats={name: np.array(columns).T for name, columns in stats.items()},
-        diffs={name: np.array(columns).T for name, columns in diffs.items()},
+        names=(name,),
+        numel=np.array([values.shape[1]], np.int64),
+        finite=np.array([usable.shape[1]], np.int64),
+        gram=(updates @ updates.T)[None],
+        stats={column: np.array(of_each, float)[:, None] for column, of_each in stats.items()},
+        diffs={column: np.array(of_each, float)[:, None] for column, of_each in diffs.items()},
+    )
+
+
+def _merged(name: str, members: Sequence[SeriesLevel]) -> SeriesLevel:
+    """One row of several: everything adds up but the largest magnitude."""
+    first = members[0]
+    return SeriesLevel(
+        names=(name,),
+        numel=np.sum([member.numel for member in members], axis=0),
+        finite=np.sum([member.finite for member in members], axis=0),
+        gram=np.sum([member.gram for member in members], axis=0),
+        stats={
+            column: (np.fmax.reduce if column == "abs_max" else np.sum)(
+                [member.stats[column] for member in members], axis=0
+            )
+            for column in first.stats
+        },
+        diffs={
+            column: np.sum([member.diffs[column] for member in members], axis=0)
+            for column in first.diffs
+        },
+    )
+
+
+def _side_by_side(rows: Sequence[SeriesLevel]) -> SeriesLevel:
+    first = rows[0]
+    return SeriesLevel(
+        names=tuple(row.names[0] for row in rows),
+        numel=np.concatenate([row.numel for row in rows]),
+        finite=np.concatenate([row.finite for row in rows]),
+        gram=np.concatenate([row.gram for row in rows]),
+        stats={column: np.hstack([row.stats[column] for row in rows]) for column in first.stats},
+        diffs={column: np.hstack([row.diffs[column] for row in rows]) for column in first.diffs},
     )
 
 
 def _abs_max(row: Floats) -> float:
-    finite = row[~np.isnan(row)]
+    finite = row[np.isfinite(row)]
     return float(np.abs(finite).max()) if finite.size else np.nan
 
 
@@ -132,8 +153,8 @@ def _sign_flips(a: Floats, b: Floats) -> float:
 _LABEL = re.compile(r"stage(\d)(?:-ingredient([\d+]+))?-step(\d+)-tokens(\d+)")
 
 
-def read_run(run: TrainingRun) -> tuple[list[Weights], list[SeriesCheckpoint]]:
-    """The weights of every checkpoint in float64, and where training stood."""
+def read_run(run: TrainingRun) -> RealSeries:
+    """The weights of every checkpoint in float64, and the data of the series."""
     weights = [_read(run.path(label)) for label in run.labels]
     checkpoints: list[SeriesCheckpoint] = []
     last_of_stage1 = 0
@@ -164,7 +185,7 @@ def read_run(run: TrainingRun) -> tuple[list[Weights], list[SeriesCheckpoint]]:
                 learning_rate=learning_rate(stage, step),
             )
         )
-    return weights, checkpoints
+    return RealSeries(weights, series_of(weights, checkpoints))
 
 
 def _read(folder: Path) -> Weights:

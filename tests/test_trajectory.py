@@ -18,18 +18,12 @@ from ckptdiff.series.trajectory import (
 )
 from numpy.typing import NDArray
 
-from tests.series_oracle import GROUPS, Weights, chain, read_run, series_of
-from tests.training_run import DUPLICATE, ORIGINAL, PARTS, SOUP, TrainingRun
+from tests.series_oracle import GROUPS, RealSeries, Weights, chain, series_of
+from tests.training_run import DUPLICATE, ORIGINAL, PARTS, SOUP
 
 Floats = NDArray[np.float64]
 
 LEVELS = tuple(GROUPS)
-
-
-@pytest.fixture(scope="module")
-def real(training_run: TrainingRun) -> tuple[list[Weights], SeriesData]:
-    weights, checkpoints = read_run(training_run)
-    return weights, series_of(weights, checkpoints)
 
 
 def vectors(weights: Sequence[Weights], level: str, row: str) -> list[Floats]:
@@ -48,10 +42,8 @@ def cosine(x: Floats, y: Floats) -> float:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_every_quantity_is_what_the_tensors_give(
-    real: tuple[list[Weights], SeriesData], level: str
-) -> None:
-    weights, data = real
+def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level: str) -> None:
+    weights, data = real_series
     got = Trajectory.of(data.levels[level], data.checkpoints)
     parents, count = data.parents, len(data.checkpoints)
     for row, name in enumerate(got.names):
@@ -98,8 +90,8 @@ def test_every_quantity_is_what_the_tensors_give(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_distance_of_every_pair(real: tuple[list[Weights], SeriesData], level: str) -> None:
-    weights, data = real
+def test_the_distance_of_every_pair(real_series: RealSeries, level: str) -> None:
+    weights, data = real_series
     got = Trajectory.of(data.levels[level], data.checkpoints)
     count = len(data.checkpoints)
     for row, name in enumerate(got.names):
@@ -115,9 +107,9 @@ def test_the_distance_of_every_pair(real: tuple[list[Weights], SeriesData], leve
 
 
 def test_a_duplicate_is_at_no_distance_and_a_soup_is_nearer_than_its_parts(
-    real: tuple[list[Weights], SeriesData],
+    real_series: RealSeries,
 ) -> None:
-    _, data = real
+    data = real_series.data
     labels = [checkpoint.label for checkpoint in data.checkpoints]
     got = Trajectory.of(data.total, data.checkpoints)
     assert got.distances[0, labels.index(DUPLICATE), labels.index(ORIGINAL)] == 0
@@ -129,9 +121,9 @@ def test_a_duplicate_is_at_no_distance_and_a_soup_is_nearer_than_its_parts(
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_diffusion_exponent_is_the_slope_over_all_pairs_of_a_branch(
-    real: tuple[list[Weights], SeriesData], level: str
+    real_series: RealSeries, level: str
 ) -> None:
-    weights, data = real
+    weights, data = real_series
     got = Trajectory.of(data.levels[level], data.checkpoints)
     steps = [checkpoint.step or 0 for checkpoint in data.checkpoints]
     stages = [checkpoint.stage for checkpoint in data.checkpoints]
@@ -154,9 +146,9 @@ def test_the_diffusion_exponent_is_the_slope_over_all_pairs_of_a_branch(
 
 
 def test_principal_components_are_those_of_the_checkpoints(
-    real: tuple[list[Weights], SeriesData],
+    real_series: RealSeries,
 ) -> None:
-    weights, data = real
+    weights, data = real_series
     w = np.array(vectors(weights, "total", "total"))
     left, singular, _ = np.linalg.svd(w - w.mean(axis=0), full_matrices=False)
     coordinates, explained = principal_components(data.total.gram[0], data.parents, 4)
@@ -167,8 +159,8 @@ def test_principal_components_are_those_of_the_checkpoints(
     np.testing.assert_allclose(explained, (singular**2 / (singular**2).sum())[:4], rtol=1e-9)
 
 
-def test_angles_between_any_two_ways(real: tuple[list[Weights], SeriesData]) -> None:
-    weights, data = real
+def test_angles_between_any_two_ways(real_series: RealSeries) -> None:
+    weights, data = real_series
     level = data.levels["layer"]
     # within a branch, from one branch to another, and from the origin
     for first, second in (((3, 9), (9, 12)), ((26, 30), (2, 35)), ((ROOT, 5), (ROOT, 33))):

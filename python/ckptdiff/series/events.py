@@ -1,21 +1,8 @@
 """Where training was unstable or turned: events, each with a robust score and its evidence.
 
-What counts as unusual is judged by the series itself, per module and in total. For a measure ``x_t``
-(below), with the neighbours of t being up to 5 checkpoints before and 5 after it on its branch and in
-its stage:
-
-1. ``expected_t`` is what the neighbours, t left out, say of t: the line of Theil and Sen through them
-   (slope: the median of the slopes of all pairs; level: the median of what remains), so that a trend
-   is no event and no single neighbour decides. At the end of a branch this extrapolates, and the
-   residual is divided by ``sqrt((1 + 1/n + m^2/S) / (1 + 1/10))``, where m is the mean of the
-   neighbours' offsets and S their sum of squares about it: how much less certain that is.
-2. ``scale_t`` is 1.4826 times the median of ``|x_s - expected_s|`` over up to 25 checkpoints to each
-   side (the MAD, which is the standard deviation where the noise is Gaussian), times ``1 + 5/n`` of
-   its n values, since a median of few is often too small, and not less than a floor.
-3. ``score_t = (x_t - expected_t) / scale_t``. An event has a score of 6 or more in magnitude.
-
-A checkpoint with fewer than 2 neighbours before it or 5 in all has no score: the first updates of a
-run are large, and nothing before them says how large they should be.
+What counts as unusual is judged by the series itself, per module and in total, with the scores of
+:mod:`ckptdiff.series.robust`: robust standard deviations from what the neighbours on the branch
+say. An event has a score of 6 or more in magnitude in some module or in total.
 
 | kind | measure | floor | counts |
 | --- | --- | ---: | --- |
@@ -25,13 +12,15 @@ run are large, and nothing before them says how large they should be.
 | ``loss_of_direction`` | cosine of an update and the one before it | 0.05 | down |
 | ``turning_point`` | cosine of the ways from t - 2 to t and from t to t + 2 | 0.05 | down, lowest |
 
-Intervals are those of the series' clock (steps where they are known, else tokens); ``H`` is half the
-row's diffusion exponent, between 0 and 1: how a distance grows with the time it took. The ways of a
-turning point and its neighbours go through the boundaries of stages, since a turn is often one.
+Intervals are those of the series' clock (steps where they are known, else tokens), by their median;
+``H`` is half the row's diffusion exponent, between 0 and 1: how a distance grows with the time it
+took. Neighbours are of the same stage, as the learning rate changes with it; for turning points
+they go through stages, since a new stage is where one looks for a turn, and of several in reach
+of one another the lowest counts.
 
 Two kinds are facts, and their score is infinite: ``stage_boundary``, at the first checkpoint of a
-stage, and ``first_nonfinite``, at the first checkpoint of its branch at which a tensor holds a NaN or
-an infinity.
+stage, and ``first_nonfinite``, at the first checkpoint of its branch at which a tensor holds a NaN
+or an infinity.
 """
 
 from __future__ import annotations
@@ -39,15 +28,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ckptdiff.series.clock import Clock
 from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesData, SeriesLevel
+from ckptdiff.series.robust import Branches, Scores, robust_scores
 from ckptdiff.series.trajectory import Trajectory, cosine_of_vectors
 
-__all__ = ["KINDS", "THRESHOLD", "Event", "find_events", "robust_scores"]
+__all__ = ["KINDS", "THRESHOLD", "Event", "find_events"]
 
 #: From which score on something is an event.
 THRESHOLD = 6.0
@@ -63,13 +55,10 @@ KINDS = (
     "turning_point",
 )
 
-_NEIGHBOURS = 5
-_FEWEST_BEFORE = 2
-_FEWEST = 5
-_SCALE_NEIGHBOURS = 25
-_MAD_OF_A_GAUSSIAN = 1.4826
 _TURN_REACH = 2
 _TENSORS_NAMED = 5
+# A tensor is named where its score is at least this part of what makes an event.
+_INVOLVED = 0.5
 
 Evidence: TypeAlias = Mapping[str, float | str | int]
 
@@ -94,23 +83,23 @@ def find_events(data: SeriesData) -> tuple[Event, ...]:
     """Every event of a series, in the order of the checkpoints and of :data:`KINDS`."""
     if not data.checkpoints:
         return ()
-    clock = Clock.of(data.checkpoints)
-    events = [*_stage_boundaries(data), *_first_nonfinite(data)]
+    views = _Views(data)
+    events = [*_stage_boundaries(views["total"]), *_first_nonfinite(data)]
     for signal in _SIGNALS:
-        events += _unusual(data, clock, signal)
+        events += _unusual(views, signal)
     return tuple(sorted(events, key=lambda event: (event.checkpoint, KINDS.index(event.kind))))
 
 
 # -- facts ----------------------------------------------------------------------------------------
 
 
-def _stage_boundaries(data: SeriesData) -> list[Event]:
-    trajectory = Trajectory.of(data.total, data.checkpoints)
+def _stage_boundaries(total: _View) -> list[Event]:
+    trajectory = total.trajectory
     events = []
-    for index, checkpoint in enumerate(data.checkpoints):
+    for index, checkpoint in enumerate(total.checkpoints):
         if checkpoint.parent == ROOT:
             continue
-        parent = data.checkpoints[checkpoint.parent]
+        parent = total.checkpoints[checkpoint.parent]
         if checkpoint.stage is None or parent.stage is None or checkpoint.stage == parent.stage:
             continue
         evidence: dict[str, float | str | int] = {
@@ -140,7 +129,8 @@ def _first_nonfinite(data: SeriesData) -> list[Event]:
         if not new.any():
             continue
         # the tensors with most of them first, ties in natural order
-        rows = sorted(np.flatnonzero(new), key=lambda row: -total[index, row])
+        rows = np.flatnonzero(new)
+        rows = rows[np.argsort(-total[index, rows], kind="stable")]
         evidence: dict[str, float | str | int] = {"tensors": len(rows)}
         evidence |= {name: int(counts[name][index, rows].sum()) for name in _NONFINITE}
         names = tuple(level.names[row] for row in rows[:_TENSORS_NAMED])
@@ -153,83 +143,223 @@ _NONFINITE = ("nan", "pos_inf", "neg_inf")
 
 # -- what is judged by the series itself ----------------------------------------------------------
 
-# What is measured of each row: (N, R), NaN where it is not defined.
-Measure: TypeAlias = Callable[[SeriesLevel, Sequence[SeriesCheckpoint], Clock], Floats]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """One level of a series, with what the measures are made of."""
+
+    level: SeriesLevel
+    trajectory: Trajectory
+    checkpoints: Sequence[SeriesCheckpoint]
+    #: Intervals by their median, 1 where they are not known.
+    interval: Floats
+
+    @classmethod
+    def of(cls, data: SeriesData, level: str) -> _View:
+        interval = Clock.of(data.checkpoints).interval
+        known = interval[np.isfinite(interval)]
+        if known.size:
+            interval = np.where(np.isfinite(interval), interval / np.median(known), 1.0)
+        else:
+            interval = np.ones(len(data.checkpoints))
+        trajectory = Trajectory.of(data.levels[level], data.checkpoints)
+        return cls(data.levels[level], trajectory, data.checkpoints, interval)
+
+    @property
+    def abs_max(self) -> Floats:
+        missing = np.full(self.trajectory.norm.shape, np.nan)
+        return np.asarray(self.level.stats.get("abs_max", missing), dtype=np.float64)
+
+    def growth(self, values: Floats) -> Floats:
+        """By how much the logarithm grew since the parent, by interval."""
+        logs = _log(values)
+        before = np.full(logs.shape, np.nan)
+        for index, checkpoint in enumerate(self.checkpoints):
+            if checkpoint.parent != ROOT:
+                before[index] = logs[checkpoint.parent]
+        return np.asarray((logs - before) / self.interval[:, None])
+
+    def log_update_rate(self) -> Floats:
+        """Log of the update norm, of an interval of the median length."""
+        exponent = np.clip(self.trajectory.diffusion_exponent / 2, 0, 1)
+        # a row without an exponent is taken for a random walk
+        exponent = np.where(np.isnan(exponent), 0.5, exponent)
+        by_interval = np.log(self.interval)[:, None] * exponent
+        return np.asarray(_log(self.trajectory.update_norm) - by_interval)
+
+    def cosine_of_ways(self) -> Floats:
+        """The cosine of the way to each checkpoint and the way on from it."""
+        branches = Branches.through_stages(self.checkpoints)
+        result = np.full(self.trajectory.norm.shape, np.nan)
+        for index in range(len(self.checkpoints)):
+            before = branches.before(index, _TURN_REACH)
+            after = branches.after(index, _TURN_REACH)
+            if len(before) == _TURN_REACH == len(after):
+                result[index] = cosine_of_vectors(
+                    self.level.gram, branches.previous, (before[-1], index), (index, after[-1])
+                )
+        return result
 
 
 @dataclass(frozen=True, slots=True)
 class _Signal:
-    """A measure, and which of its scores is an event."""
+    """A kind of event: what is measured, what a reader is told of it, and which scores count."""
 
     kind: str
-    measure: Measure
+    measure: Callable[[_View], Floats]
+    #: The quantity itself, in its own units.
+    value: Callable[[_View], Floats]
     floor: float
     side: Literal["both", "down", "lowest"]
-    #: From the measure to what a reader is told: a ratio, or the cosine as it is.
-    spoken: Callable[[float], float]
 
+    def branches(self, checkpoints: Sequence[SeriesCheckpoint]) -> Branches:
+        if self.side == "lowest":
+            return Branches.through_stages(checkpoints)
+        return Branches.within_stages(checkpoints)
 
-def _log_update_rate(
-    level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint], clock: Clock
-) -> Floats:
-    trajectory = Trajectory.of(level, checkpoints)
-    exponent = np.clip(trajectory.diffusion_exponent / 2, 0, 1)
-    # of a row with no exponent, as of a random walk
-    exponent = np.where(np.isnan(exponent), 0.5, exponent)
-    interval = _known(clock.interval)
-    return _log(trajectory.update_norm) - np.log(interval)[:, None] * exponent
-
-
-def _norm_growth(
-    level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint], clock: Clock
-) -> Floats:
-    return _growth(_log(Trajectory.of(level, checkpoints).norm), checkpoints, clock)
-
-
-def _abs_max_growth(
-    level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint], clock: Clock
-) -> Floats:
-    missing = np.full((len(checkpoints), len(level.names)), np.nan)
-    return _growth(_log(level.stats.get("abs_max", missing)), checkpoints, clock)
-
-
-def _cosine_of_updates(
-    level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint], clock: Clock
-) -> Floats:
-    del clock
-    return Trajectory.of(level, checkpoints).cosine_of_updates
-
-
-def _cosine_of_ways(
-    level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint], clock: Clock
-) -> Floats:
-    del clock
-    parents = [checkpoint.parent for checkpoint in checkpoints]
-    result = np.full((len(checkpoints), len(level.names)), np.nan)
-    branches = _Branches(checkpoints)
-    for index in range(len(checkpoints)):
-        before = branches.before(index, _TURN_REACH, within_stage=None)
-        after = branches.after(index, _TURN_REACH, within_stage=None)
-        if len(before) == _TURN_REACH == len(after):
-            ways = (before[-1], index), (index, after[-1])
-            result[index] = cosine_of_vectors(level.gram, parents, *ways)
-    return result
+    def is_log(self) -> bool:
+        return self.side == "both"
 
 
 _SIGNALS = (
-    _Signal("update_norm_jump", _log_update_rate, 0.1, "both", math.exp),
-    _Signal("norm_jump", _norm_growth, 0.005, "both", math.exp),
-    _Signal("abs_max_jump", _abs_max_growth, 0.05, "both", math.exp),
-    _Signal("loss_of_direction", _cosine_of_updates, 0.05, "down", float),
-    _Signal("turning_point", _cosine_of_ways, 0.05, "lowest", float),
+    _Signal(
+        "update_norm_jump",
+        measure=_View.log_update_rate,
+        value=lambda view: view.trajectory.update_norm,
+        floor=0.1,
+        side="both",
+    ),
+    _Signal(
+        "norm_jump",
+        measure=lambda view: view.growth(view.trajectory.norm),
+        value=lambda view: view.trajectory.norm,
+        floor=0.005,
+        side="both",
+    ),
+    _Signal(
+        "abs_max_jump",
+        measure=lambda view: view.growth(view.abs_max),
+        value=lambda view: view.abs_max,
+        floor=0.05,
+        side="both",
+    ),
+    _Signal(
+        "loss_of_direction",
+        measure=lambda view: view.trajectory.cosine_of_updates,
+        value=lambda view: view.trajectory.cosine_of_updates,
+        floor=0.05,
+        side="down",
+    ),
+    _Signal(
+        "turning_point",
+        measure=_View.cosine_of_ways,
+        value=_View.cosine_of_ways,
+        floor=0.05,
+        side="lowest",
+    ),
 )
 
 
-def robust_scores(
-    measure: Floats, checkpoints: Sequence[SeriesCheckpoint], floor: float
-) -> tuple[Floats, Floats, Floats]:
-    raise NotImplementedError
+class _Views:
+    """The views of a series by the name of their level, made when they are asked for."""
+
+    def __init__(self, data: SeriesData) -> None:
+        self._data = data
+        self._views: dict[str, _View] = {}
+
+    def __getitem__(self, level: str) -> _View:
+        if level not in self._views:
+            self._views[level] = _View.of(self._data, level)
+        return self._views[level]
 
 
-def _unusual(data: SeriesData, clock: Clock, signal: _Signal) -> list[Event]:
-    raise NotImplementedError
+def _unusual(views: _Views, signal: _Signal) -> list[Event]:
+    """The events of one kind: at each checkpoint, the worst score of the modules and the total."""
+    total, modules = views["total"], views["module"]
+    branches = signal.branches(total.checkpoints)
+    of_total = _Judged.of(total, signal, branches)
+    of_modules = _Judged.of(modules, signal, branches)
+    of_tensors: _Judged | None = None
+    events = []
+    for index in range(len(total.checkpoints)):
+        hits = int(of_modules.counts[index].sum())
+        if not hits and not of_total.counts[index].any():
+            continue
+        worst = max((of_total, of_modules), key=lambda judged: judged.worst(index)[1])
+        row, _ = worst.worst(index)
+        score = float(worst.scores.score[index, row])
+        evidence: dict[str, float | str | int] = {
+            "row": worst.view.level.names[row],
+            "value": float(worst.value[index, row]),
+            **worst.comparison(index, row),
+            "modules": hits,
+            "of_modules": len(modules.level.names),
+        }
+        if of_tensors is None:
+            of_tensors = _Judged.of(views["tensor"], signal, branches)
+        tensors = of_tensors.involved(index, score)
+        events.append(Event(signal.kind, index, score, evidence, tensors))
+    return events
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Judged:
+    """The scores of a level for one signal, and where they make an event."""
+
+    view: _View
+    signal: _Signal
+    measure: Floats
+    value: Floats
+    scores: Scores
+    counts: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, view: _View, signal: _Signal, branches: Branches) -> _Judged:
+        measure = signal.measure(view)
+        scores = robust_scores(measure, branches, signal.floor)
+        # comparisons with NaN are false
+        if signal.side == "both":
+            counts = np.abs(scores.score) >= THRESHOLD
+        else:
+            counts = scores.score <= -THRESHOLD
+        if signal.side == "lowest":
+            counts &= _is_lowest(measure, branches)
+        return cls(view, signal, measure, signal.value(view), scores, counts)
+
+    def worst(self, index: int) -> tuple[int, float]:
+        """The row with the largest score that counts, and its magnitude; (0, -1) for none."""
+        magnitudes = np.where(self.counts[index], np.abs(self.scores.score[index]), -1.0)
+        row = int(np.argmax(magnitudes))
+        return row, float(magnitudes[row])
+
+    def comparison(self, index: int, row: int) -> dict[str, float]:
+        """What the value is held against."""
+        expected = float(self.scores.expected[index, row])
+        if not self.signal.is_log():
+            return {"expected": expected}
+        parent = self.view.checkpoints[index].parent
+        excess = float(self.measure[index, row]) - expected
+        return {"before": float(self.value[parent, row]), "ratio": math.exp(excess)}
+
+    def involved(self, index: int, score: float) -> tuple[str, ...]:
+        """The rows with the largest scores of the same sign, the largest first."""
+        signed = self.scores.score[index] * math.copysign(1, score)
+        rows = np.flatnonzero(signed >= _INVOLVED * THRESHOLD)
+        # ties in natural order
+        rows = rows[np.argsort(-signed[rows], kind="stable")]
+        return tuple(self.view.level.names[row] for row in rows[:_TENSORS_NAMED])
+
+
+def _is_lowest(measure: Floats, branches: Branches) -> npt.NDArray[np.bool_]:
+    """Where no value in reach is below: one turn bends the ways of several checkpoints."""
+    lowest = np.ones(measure.shape, bool)
+    for index in range(len(measure)):
+        near = branches.before(index, _TURN_REACH), branches.after(index, _TURN_REACH)
+        for other in chain(*near):
+            lowest[index] &= ~(measure[other] < measure[index])
+    return lowest
+
+
+def _log(values: Floats) -> Floats:
+    """The logarithm, NaN of what is not positive."""
+    return np.log(np.where(values > 0, values, np.nan))

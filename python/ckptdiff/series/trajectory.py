@@ -1,13 +1,14 @@
 """How the weights moved: every quantity of a series that follows from its Gram matrices.
 
 With ``u_t = w_t - w_parent(t)`` and ``u_t = w_t`` at a root, a checkpoint is the sum of the updates
-on its way from the root, and the difference of two checkpoints is a signed sum of the updates on the
-way from one to the other. Where the two ways share their beginning, those updates drop out before
-any number is added, so the distance of two neighbours late in training does not come from the
-difference of two large norms: ``||w_t - w_s||^2`` is a sum of entries of ``G[i, j] = <u_i, u_j>``.
+on its way from the root, and the difference of two checkpoints is a signed sum of the updates on
+the way from one to the other. Where the two ways share their beginning, those updates drop out
+before any number is added, so the distance of two neighbours late in training does not come from
+the difference of two large norms: ``||w_t - w_s||^2`` is a sum of entries of ``G[i, j] = <u_i,
+u_j>``.
 
-The origin takes part as the parent of every root. It has the weights zero, so a norm is the distance
-from it, and needs no formula of its own.
+The origin takes part as the parent of every root. It has the weights zero, so a norm is the
+distance from it, and needs no formula of its own.
 
 What a distance cannot resolve is the rounding of those sums: about 1e-8 times the length of the way
 between the two, where training came back to the very weights it had been at.
@@ -39,8 +40,9 @@ class Trajectory:
     """The movement of each of R rows over N checkpoints: arrays of the shape (N, R).
 
     Everything is of the elements at which all N checkpoints are finite; a row without any is NaN
-    throughout. A quantity is NaN where it is not defined: of an update at a root, of a second update
-    at the child of a root, per token where tokens are not known, an angle where a side is zero.
+    throughout. A quantity is NaN where it is not defined: of an update at a root, of a second
+    update at the child of a root, per token where tokens are not known, an angle where a side is
+    zero.
     """
 
     names: tuple[str, ...]
@@ -128,11 +130,12 @@ def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:
 
     Node 0 is the origin and node t + 1 is checkpoint t; ``gram`` has the shape (R, N, N), and a
     parent has a smaller index than its children. Additions run in one order, element by element, so
-    no library's threads have a say in the result. A negative square, which only rounding makes, is 0.
+    no library's threads have a say in the result. A negative square, which only rounding makes, is
+    0.
 
-    For s before t, with p the parent of t, ``w_t - w_s = (w_p - w_s) + u_t`` and therefore
-    ``||w_t - w_s||^2 = ||w_p - w_s||^2 + 2 <u_t, w_p - w_s> + G[t, t]``. The inner products are sums
-    of ``G[t, i]`` over the way from s to p.
+    For s before t, with p the parent of t, ``w_t - w_s = (w_p - w_s) + u_t`` and therefore ``||w_t
+    - w_s||^2 = ||w_p - w_s||^2 + 2 <u_t, w_p - w_s> + G[t, t]``. The inner products are sums of
+    ``G[t, i]`` over the way from s to p.
     """
     rows, count, _ = gram.shape
     # rows last: each step below is one operation on all of them
@@ -151,7 +154,7 @@ def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:
 
 
 def _products_with_ways(products: Floats, start: int, count: int, parents: Sequence[int]) -> Floats:
-    """``<u_t, w_start - w_s>`` for the first ``count`` nodes s, given ``products[i] = <u_t, u_i>``."""
+    """``<u_t, w_start - w_s>`` for the first ``count`` nodes s, from ``<u_t, u_i>``."""
     sums = np.zeros((count, products.shape[1]))
     on_way_up = {start}
     node = start
