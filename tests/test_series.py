@@ -62,7 +62,9 @@ def test_every_level_against_float64(
     assert level.names == tuple(groups)
     for row, tensors in enumerate(groups.values()):
         held = np.array([np.concatenate([one[t] for t in tensors]) for one in weights])
-        updates = np.array([w - held[p] if p >= 0 else w for w, p in zip(held, parents)])
+        updates = np.array(
+            [w - held[p] if p >= 0 else w for w, p in zip(held, parents, strict=True)]
+        )
         assert level.numel[row] == level.finite[row] == held.shape[1]
         np.testing.assert_allclose(level.gram[row], updates @ updates.T, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(level.stats["l2"][:, row], np.linalg.norm(held, axis=1))

@@ -9,7 +9,7 @@ import ckptdiff
 import pytest
 import torch
 from ckptdiff.errors import CheckpointNotFoundError
-from ckptdiff.series.discover import find, read_list, revision_of
+from ckptdiff.series.discover import Search, find, read_list, revision_of
 from ckptdiff.series.natural import natural_key
 from ckptdiff.series.order import Place, arrange, with_tokens
 from safetensors.torch import save_file
@@ -17,8 +17,20 @@ from safetensors.torch import save_file
 from tests.series_runs import Walk, chain, put
 
 
+def search(*paths: Path | str) -> Search:
+    found = Search()
+    find([str(path) for path in paths], found)
+    return found
+
+
+def search_list(path: Path | str) -> Search:
+    found = Search()
+    read_list(str(path), found)
+    return found
+
+
 def labels(*paths: Path | str) -> list[str]:
-    return [found.label for found in find([str(path) for path in paths]).found]
+    return [found.label for found in search(*paths).found]
 
 
 # Directories.
@@ -70,16 +82,16 @@ def test_shards_are_no_series(tmp_path: Path) -> None:
         files |= dict.fromkeys(names[shard::2], file)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
-    assert len(find([str(tmp_path)]).found) == 1
+    assert len(search(tmp_path).found) == 1
 
 
 def test_the_final_model_beside_its_checkpoints(tmp_path: Path) -> None:
     """As Hugging Face's trainer leaves it: checkpoints in the directory of the model."""
     chain(tmp_path, ["checkpoint-500", "checkpoint-1000"])
     put(tmp_path, Walk().step())
-    search = find([str(tmp_path)])
-    assert [found.label for found in search.found] == ["checkpoint-500", "checkpoint-1000"]
-    assert [problem.kind for problem in search.problems] == ["not_a_member"]
+    run = search(tmp_path)
+    assert [found.label for found in run.found] == ["checkpoint-500", "checkpoint-1000"]
+    assert [problem.kind for problem in run.problems] == ["not_a_member"]
 
 
 def test_a_checkpoint_with_a_folder_inside_is_one(tmp_path: Path) -> None:
@@ -91,10 +103,10 @@ def test_a_checkpoint_with_a_folder_inside_is_one(tmp_path: Path) -> None:
 def test_links_are_read_once(tmp_path: Path) -> None:
     chain(tmp_path, ["step1", "step2"])
     (tmp_path / "latest").symlink_to("step2")
-    search = find([str(tmp_path)])
+    run = search(tmp_path)
     assert sorted(found.path for found in search.found) != []
-    assert len(search.found) == 2
-    assert [problem.kind for problem in search.problems] == ["listed_twice"]
+    assert len(run.found) == 2
+    assert [problem.kind for problem in run.problems] == ["listed_twice"]
 
 
 def test_a_repository_in_the_cache_of_the_hub(tmp_path: Path) -> None:
@@ -107,8 +119,8 @@ def test_a_repository_in_the_cache_of_the_hub(tmp_path: Path) -> None:
         (repository / "refs" / revision).write_text(commit)
     (repository / "refs" / "main").write_text("b2")
     (repository / "refs" / "pr" / "1").write_text("not downloaded")
-    search = find([str(repository)])
-    assert [found.label for found in search.found] == [
+    run = search(repository)
+    assert [found.label for found in run.found] == [
         "stage1-step10-tokens1B",
         "stage1-step20-tokens2B",
     ]
@@ -131,7 +143,7 @@ def test_several_paths_keep_what_tells_them_apart(tmp_path: Path) -> None:
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointNotFoundError, match="nowhere: no such file"):
-        find([str(tmp_path / "nowhere")])
+        search(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -212,9 +224,9 @@ def test_a_list_with_stages_and_tokens(tmp_path: Path) -> None:
 def test_rows_that_repeat_are_read_and_reported_once(tmp_path: Path) -> None:
     chain(tmp_path, ["step1", "step2"])
     rows = ["1,step1", "2,step2"] * 21
-    search = read_list(write_list(tmp_path / "x.csv", "Step,Checkpoint Directory", *rows))
-    assert [found.label for found in search.found] == ["step1", "step2"]
-    (problem,) = search.problems
+    run = search_list(write_list(tmp_path / "x.csv", "Step,Checkpoint Directory", *rows))
+    assert [found.label for found in run.found] == ["step1", "step2"]
+    (problem,) = run.problems
     assert problem.kind == "listed_twice"
     assert "40 rows repeat another" in problem.text
 
@@ -234,19 +246,19 @@ def test_rows_that_repeat_are_read_and_reported_once(tmp_path: Path) -> None:
 def test_a_list_that_is_none(lines: list[str], says: str | None, tmp_path: Path) -> None:
     path = write_list(tmp_path / "x.csv", *lines)
     if says is None:
-        assert read_list(path).found == []
+        assert search_list(path).found == []
         return
     with pytest.raises(ValueError, match=r"x\.csv") as error:
-        read_list(path)
+        search_list(path)
     assert says in str(error.value)
 
 
 def test_a_list_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"Step,Checkpoint Directory\n1,\xff\xfe\n")
     with pytest.raises(ValueError, match="not a CSV file in UTF-8"):
-        read_list(str(tmp_path / "x.csv"))
+        search_list(tmp_path / "x.csv")
     with pytest.raises(CheckpointNotFoundError, match="no such file"):
-        read_list(str(tmp_path / "y.csv"))
+        search_list(tmp_path / "y.csv")
 
 
 def test_an_address_cannot_leave_the_folder(tmp_path: Path) -> None:
@@ -256,7 +268,7 @@ def test_an_address_cannot_leave_the_folder(tmp_path: Path) -> None:
     path = write_list(
         folder / "x.csv", "Step,Checkpoint Directory", "1,https://a.org/x/../secret/step1"
     )
-    assert read_list(path).found == []
+    assert search_list(path).found == []
 
 
 # Order and the tree.
@@ -343,3 +355,12 @@ def test_tokens_add_up_along_branches() -> None:
     ]
     _, parents = arrange(places, "position")
     assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, 9, 10, 9]
+
+
+def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
+    """By a path and by a list, or by two lists."""
+    chain(tmp_path, ["step1", "step2"])
+    path = write_list(tmp_path / "x.csv", "Step,Checkpoint Directory", "1,step1", "2,step2")
+    report = ckptdiff.series(tmp_path, lists=[path, path])
+    assert len(report) == 2
+    assert {problem.kind for problem in report.problems} == {"listed_twice"}

@@ -9,6 +9,7 @@
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "ArchitectureMismatchError",
     "Checkpoint",
     "CheckpointNotFoundError",
     "CheckpointReadError",
@@ -19,9 +20,11 @@ __all__ = [
     "Span",
     "StatsReport",
     "TensorRef",
+    "TrainingPosition",
     "__version__",
     "diff",
     "open",
+    "position_of",
     "series",
     "stats",
 ]
@@ -31,7 +34,13 @@ if TYPE_CHECKING:
     from ckptdiff.api import diff, open, series, stats  # noqa: A004 - as ckptdiff.open, like gzip's
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
-    from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
+    from ckptdiff.errors import (
+        ArchitectureMismatchError,
+        CheckpointNotFoundError,
+        CheckpointReadError,
+        InvalidCheckpointError,
+    )
+    from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
     from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
@@ -43,7 +52,13 @@ else:
         "api": ("diff", "open", "series", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
-        "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
+        "errors": (
+            "ArchitectureMismatchError",
+            "CheckpointNotFoundError",
+            "CheckpointReadError",
+            "InvalidCheckpointError",
+        ),
+        "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
         "series.report": ("SeriesReport",),
         "stats_report": ("StatsReport",),

@@ -10,12 +10,20 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
+from ckptdiff.config import (
+    ConfigDifference,
+    ModelConfig,
+    config_differences,
+    read_config,
+    refuse_other_architecture,
+)
 from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
+from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
@@ -24,9 +32,7 @@ from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, che
 from ckptdiff.stats_report import StatsReport
 
 if TYPE_CHECKING:
-    from ckptdiff.series.problems import Problem
     from ckptdiff.series.report import SeriesReport
-    from ckptdiff.series.run import Candidate
 
 __all__ = ["CheckpointLike", "diff", "open", "series", "stats"]
 
@@ -88,6 +94,7 @@ def diff(
     key_a: str | None = None,
     key_b: str | None = None,
     optimizer: bool = False,
+    force: bool = False,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -115,8 +122,12 @@ def diff(
         key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
         key_b: The same for ``b``.
         optimizer: Include optimizer state.
+        force: Compare the tensors of one name and shape even where the configs beside both say
+            that they are models of different architectures.
 
     Raises:
+        ArchitectureMismatchError: The configs differ in a field that shapes the layers
+            (:data:`ckptdiff.config.SHAPES`); a ValueError.
         ValueError: An option is out of range, two names collide after renaming, or the globs leave
             nothing to compare.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
@@ -124,19 +135,28 @@ def diff(
     """
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
-        rules=rules, atol=atol, rtol=rtol, cast=cast, thresholds=thresholds, histogram=histogram
+        rules=rules,
+        atol=atol,
+        rtol=rtol,
+        cast=cast,
+        thresholds=thresholds,
+        histogram=histogram,
+        force=force,
     )
     check_threads(threads)
     check_isa(isa)
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
+    differences, config_notes = _config_differences(checkpoint_a, checkpoint_b)
+    if not force:
+        refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     named_a, named_b = Named(None), Named(None)
     if rules.include or rules.exclude:
         named_b = apply_rules(checkpoint_b.names(), rules, ())
     if rules != Rules():
         named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = unmatched(rules, named_a, named_b)
+    notes = config_notes + unmatched(rules, named_a, named_b)
     _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
         checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
@@ -168,6 +188,7 @@ def diff(
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
+        config_differences=tuple(differences),
     )
 
 
@@ -270,6 +291,7 @@ def series(
         CheckpointNotFoundError: A path that was given does not exist.
         TypeError: What was given is neither a path nor a checkpoint.
     """
+    from ckptdiff.series.candidates import candidates_of
     from ckptdiff.series.order import check_order
     from ckptdiff.series.report import SeriesOptions, SeriesReport
     from ckptdiff.series.run import Reading, read_series
@@ -282,7 +304,12 @@ def series(
         on_progress=on_progress,
     )
     checked_order = check_order(order)
-    candidates, problems = _candidates(checkpoints, lists, key=key, optimizer=optimizer)
+
+    def open_one(checkpoint: CheckpointLike) -> Checkpoint:
+        key_of_path = key if isinstance(checkpoint, (str, PathLike)) else None
+        return open(checkpoint, key=key_of_path, optimizer=optimizer)
+
+    candidates, problems = candidates_of(checkpoints, lists, open_one)
     result = read_series(
         candidates, rules=rules, order=checked_order, reading=reading, problems=problems
     )
@@ -295,59 +322,24 @@ def series(
     )
 
 
-def _candidates(
-    checkpoints: CheckpointLike | Iterable[CheckpointLike] | Mapping[str, CheckpointLike],
-    lists: str | PathLike[str] | Iterable[str | PathLike[str]],
-    *,
-    key: str | None,
-    optimizer: bool,
-) -> tuple[list[Candidate], list[Problem]]:
-    """The checkpoints that a caller of :func:`series` means, and what is odd about them."""
-    from ckptdiff.series.discover import Found, find, read_list
-    from ckptdiff.series.run import Candidate
+def _config_differences(a: Checkpoint, b: Checkpoint) -> tuple[list[ConfigDifference], list[str]]:
+    """In which fields the configs of both differ, and what kept one from being read.
 
-    def opener(path: CheckpointLike) -> Callable[[], Checkpoint]:
-        return lambda: open(
-            path, key=key if isinstance(path, (str, PathLike)) else None, optimizer=optimizer
-        )
-
-    labelled: list[tuple[str, CheckpointLike]] = []
-    paths: list[str] = []
-    if isinstance(checkpoints, (str, PathLike)):
-        paths = [os.fspath(checkpoints)]
-    elif isinstance(checkpoints, Checkpoint):
-        raise TypeError("a series has several checkpoints, not one")
-    elif isinstance(checkpoints, Mapping):
-        labelled = list(cast("Mapping[str, CheckpointLike]", checkpoints).items())
-    else:
-        given = list(checkpoints)
-        paths = [os.fspath(one) for one in given if isinstance(one, (str, PathLike))]
-        if len(paths) < len(given):
-            labelled = [(_label(one, at), one) for at, one in enumerate(given)]
-            paths = []
-    searches = [find(paths)] if paths else []
-    files = [lists] if isinstance(lists, (str, PathLike)) else lists
-    searches += [read_list(os.fspath(file)) for file in files]
-    candidates = [
-        Candidate(Found(label, _path_of(one)), opener(one)) for label, one in labelled
-    ] + [Candidate(found, opener(found.path)) for search in searches for found in search.found]
-    labels = [candidate.found.label for candidate in candidates]
-    twice = next((label for at, label in enumerate(labels) if label in labels[:at]), None)
-    if twice is not None:
-        raise ValueError(f"two checkpoints have the label {twice!r}")
-    return candidates, [problem for search in searches for problem in search.problems]
-
-
-def _path_of(checkpoint: CheckpointLike) -> str:
-    """The path of a checkpoint, empty in memory."""
-    if isinstance(checkpoint, (str, PathLike)):
-        return os.fspath(checkpoint)
-    return (checkpoint.path or "") if isinstance(checkpoint, Checkpoint) else ""
-
-
-def _label(checkpoint: CheckpointLike, at: int) -> str:
-    """What to call a checkpoint that was given without a label: its file's name, or its number."""
-    return os.path.basename(_path_of(checkpoint).rstrip("/")) or f"#{at}"
+    The tensors can be compared without a config, so one that is broken is no reason not to.
+    """
+    if a.path is None or b.path is None or a.path == b.path:
+        return [], []
+    configs: list[ModelConfig] = []
+    notes = []
+    for path in (a.path, b.path):
+        try:
+            config = read_config(path)
+        except (InvalidCheckpointError, CheckpointReadError) as error:
+            notes.append(f"{error}; the configs are not compared")
+        else:
+            if config is not None:
+                configs.append(config)
+    return (config_differences(*configs) if len(configs) == 2 else []), notes
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

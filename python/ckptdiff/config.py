@@ -12,7 +12,6 @@ list of sizes, one per layer) leaves that field unknown: it is somebody's config
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.documents import read_json, read_yaml
-from ckptdiff.errors import ArchitectureMismatchError, InvalidCheckpointError
+from ckptdiff.errors import ArchitectureMismatchError
 from ckptdiff.schedule import STEPS, TOKENS, Schedule
 
 __all__ = [
@@ -193,14 +192,6 @@ def refuse_other_architecture(
 
 
 def _read_file(path: str) -> ModelConfig | None:
-    try:
-        return _fields_of(path)
-    except RecursionError:
-        # what could be parsed can still be nested too deep to be hashed or compared
-        raise InvalidCheckpointError(f"{path}: a config that is nested too deep") from None
-
-
-def _fields_of(path: str) -> ModelConfig | None:
     if path.endswith(".json"):
         config = read_json(path)
         model = config.get("model")
@@ -254,6 +245,11 @@ class _Reader:
         """A field's value so far."""
         return self._values.get(name)
 
+    def not_scaled(self) -> None:
+        """Positions that are rotated, of which nothing says that they are scaled, are not."""
+        if "rope_theta" in self._values:
+            self.put("rope_scaling", "none", self._sources["rope_theta"].partition(" ")[2])
+
     def derive(self, name: str, value: int | None, how: str) -> None:
         """Fill a field from others."""
         self.put(name, value, how)
@@ -290,6 +286,12 @@ def _number(value: object) -> float | None:
     return None
 
 
+def _duration(value: object) -> float | None:
+    """In steps or tokens, which are whole, or a fraction."""
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() else number
+
+
 def _flag(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
@@ -300,7 +302,8 @@ def _word(value: object) -> str | None:
 
 _ACCEPTS: dict[str, Callable[[object], Value | None]] = {
     **dict.fromkeys(_FIELDS, _whole),
-    **dict.fromkeys(("rope_theta", "norm_eps", "learning_rate", "warmup", "weight_decay"), _number),
+    **dict.fromkeys(("rope_theta", "norm_eps", "learning_rate", "weight_decay"), _number),
+    "warmup": _duration,
     **dict.fromkeys(("rope_scaling", "schedule", "duration", "data_mix"), _word),
     **dict.fromkeys(("seed", "data_seed"), _seed),
     "tie_word_embeddings": _flag,
@@ -347,6 +350,7 @@ def _of_hugging_face(reader: _Reader) -> ModelConfig | None:
         scaling = reader.mapping(under + key)
         kind = scaling.get("rope_type", scaling.get("type"))
         reader.put("rope_scaling", _scaling(kind, scaling.get("factor")), under + key)
+    reader.not_scaled()
     take("tie_word_embeddings", "tie_word_embeddings")
     take("norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
     if not reader.at(under + "multi_query"):
@@ -355,6 +359,7 @@ def _of_hugging_face(reader: _Reader) -> ModelConfig | None:
 
 
 def _scaling(kind: object, factor: object) -> str | None:
+    """The kind of scaling and its factor."""
     if kind in (None, "default") or not isinstance(kind, str):
         return None
     number = _number(factor)
@@ -395,6 +400,7 @@ def _of_olmo_core(reader: _Reader) -> ModelConfig | None:
         scaling = reader.mapping(key)
         kind = _OLMO_CORE_SCALINGS.get(str(scaling.get("_CLASS_")).rpartition(".")[2])
         reader.put("rope_scaling", _scaling(kind, scaling.get("factor")), key)
+    reader.not_scaled()
     _heads(reader)
     experts = f"{block}.feed_forward_moe"
     reader.take("n_experts", f"{experts}.num_experts")
@@ -470,6 +476,7 @@ def _first_olmo_model(reader: _Reader, under: str) -> None:
     reader.take("norm_eps", f"{under}layer_norm_eps")
     if reader.at(f"{under}rope"):
         reader.take("rope_theta", f"{under}rope_theta")
+        reader.not_scaled()
 
 
 def _put_schedule(reader: _Reader, scheduler: Schedule | None, key: str, name: object) -> None:
@@ -513,6 +520,8 @@ def _length(
 
 def _digest(data: object) -> str:
     """Data that has no name: how much of it is listed, and a hash that tells two lists apart."""
+    import hashlib
+
     if isinstance(data, dict):
         # where it is cached is no part of what it is
         data = {key: value for key, value in data.items() if key != "work_dir"}

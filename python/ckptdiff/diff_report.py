@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 
 from ckptdiff._core import Pairing, Table
 from ckptdiff.checkpoint import Checkpoint, TensorRef
+from ckptdiff.config import ConfigDifference
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named
@@ -49,6 +50,7 @@ class DiffReport(Report):
         options: DiffOptions,
         notes: tuple[str, ...],
         seconds: float,
+        config_differences: tuple[ConfigDifference, ...] = (),
     ) -> None:
         super().__init__(table, notes, seconds, pairing.bytes_a + pairing.bytes_b)
         self._a = a
@@ -57,6 +59,7 @@ class DiffReport(Report):
         self._named_a = named_a
         self._named_b = named_b
         self._options = options
+        self._config_differences = config_differences
 
     @property
     def a(self) -> Checkpoint:
@@ -72,6 +75,11 @@ class DiffReport(Report):
     def options(self) -> DiffOptions:
         """What the diff was asked for."""
         return self._options
+
+    @property
+    def config_differences(self) -> tuple[ConfigDifference, ...]:
+        """The fields of the configs beside A and B that differ; empty where one has no config."""
+        return self._config_differences
 
     @cached_property
     def verdicts(self) -> dict[str, int]:

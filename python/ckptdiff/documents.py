@@ -50,10 +50,13 @@ def read_json(path: str, bytes_at_most: int = CONFIG_BYTES_AT_MOST) -> dict[str,
     try:
         value = json.loads(text)
     except RecursionError:
-        raise InvalidCheckpointError(f"{path}: JSON that is nested too deep") from None
+        raise _too_deep(path) from None
     except ValueError as error:
         # a JSONDecodeError, or an integer of thousands of digits
         raise InvalidCheckpointError(f"{path}: no JSON: {_one_line(error)}") from None
+    # how deep the parser goes depends on the interpreter, and on who called
+    if _is_too_deep(value):
+        raise _too_deep(path)
     return _object(value, path)
 
 
@@ -93,6 +96,24 @@ def _object(value: object, path: str) -> dict[str, Any]:
     return value
 
 
+def _is_too_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(_DEPTH_AT_MOST):
+        level = [
+            part
+            for container in level
+            if isinstance(container, (dict, list))
+            for part in (container.values() if isinstance(container, dict) else container)
+        ]
+        if not level:
+            return False
+    return any(isinstance(part, (dict, list)) for part in level)
+
+
+def _too_deep(path: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(f"{path}: nested too deep, expected {_DEPTH_AT_MOST} levels")
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -126,7 +147,7 @@ def _built(events: Iterator[Any], path: str) -> object:
             put(_scalar(event))
         elif kind in ("MappingStartEvent", "SequenceStartEvent"):
             if len(open_containers) == _DEPTH_AT_MOST:
-                raise InvalidCheckpointError(f"{path}: YAML that is nested too deep")
+                raise _too_deep(path)
             opened: list[Any] | dict[Any, Any] = {} if kind == "MappingStartEvent" else []
             put(opened)
             open_containers.append(opened)

@@ -23,6 +23,7 @@ class DiffOptions:
     cast: str | None = None
     thresholds: tuple[float, ...] = ()
     histogram: bool = False
+    force: bool = False
 
     @classmethod
     def checked(
@@ -34,6 +35,7 @@ class DiffOptions:
         cast: str | None,
         thresholds: Iterable[float],
         histogram: bool,
+        force: bool = False,
     ) -> DiffOptions:
         """Options of valid values; raises ValueError that names the first which is not."""
         return cls(
@@ -43,6 +45,7 @@ class DiffOptions:
             cast=_cast(cast),
             thresholds=tuple(dict.fromkeys(_threshold(threshold) for threshold in thresholds)),
             histogram=histogram,
+            force=force,
         )
 
 

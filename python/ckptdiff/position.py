@@ -51,7 +51,8 @@ class TrainingPosition:
     since the start of the stage where training was started anew for it. ``tokens`` are those since
     the start of the run, ``stage_tokens`` those since the start of the stage. ``learning_rate`` is
     the one of the last update. ``index`` is the number of a checkpoint in a series that counts
-    checkpoints. A soup has several ``ingredients`` or several ``steps``.
+    checkpoints. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
+    all others.
 
     ``sources`` has, for each field that is known, what it was read from. ``conflicts`` has a
     sentence for each field on which two sources disagree, ``problems`` one for each file that
@@ -322,7 +323,7 @@ def _take_label(found: _Findings, own: _Label | None, labels: list[_Label]) -> N
             if len(revision.ingredients) == 1:
                 found.settle("ingredient", revision.ingredient, label.source)
             found.settle("ingredients", revision.ingredients, label.source)
-    if own and own.revision.steps:
+    if own and len(own.revision.steps) > 1:
         found.settle("steps", own.revision.steps, own.source)
     if own and own.revision.index is not None:
         found.settle("index", own.revision.index, own.source)

@@ -90,6 +90,7 @@ class Schedule:
                 config.get("override_decay") is not None
                 or not isinstance(held, list)
                 or not isinstance(ends, list)
+                or not held
                 or not len(held) - 1 <= len(ends) <= len(held) <= _PARTS_AT_MOST
             ):
                 return None
@@ -159,14 +160,14 @@ class Schedule:
         return self.parts[-1]._rate(peak, t, length)
 
     def __str__(self) -> str:
-        """The rule and what is given of it but for its warm-up, in the order of OLMo-core."""
-        words = self.rule.replace("_with_warmup", "")
-        parameters = {
-            key: value
-            for key, value in (self.parameters or {}).items()
-            if not key.startswith("warmup")
-        }
-        given = [f"{key}={_short(value)}" for key, value in parameters.items()]
+        """The rule and what is given of it but for its warm-up, always in the same order."""
+        words = self.rule.replace("_with_warmup", "").replace("cos", "cosine")
+        parameters = self.parameters or {}
+        given = [
+            f"{key}={_short(parameters[key])}"
+            for key in _NUMBERS
+            if key in parameters and not key.startswith("warmup")
+        ]
         if self.parts:
             ends = [*map(_short, self.ends), "end"]
             given += [f"{part} to {end}" for part, end in zip(self.parts, ends, strict=True)]

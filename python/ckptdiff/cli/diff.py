@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from ckptdiff import api
 from ckptdiff.cli import options
-from ckptdiff.cli.errors import print_message
+from ckptdiff.cli.errors import TROUBLE, print_lines, print_message
 from ckptdiff.cli.output import RowsBy, chosen, prepare, write_report
 from ckptdiff.cli.progress import ProgressBar
+from ckptdiff.errors import ArchitectureMismatchError
 from ckptdiff.render.units import duration, human_bytes, rate
 
 __all__ = ["command"]
@@ -55,6 +58,7 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
     multiple=True,
     help="Count elements with |d| > T. Repeatable.",
 )
+@click.option("--force", is_flag=True, help="Compare what can be, though the architectures differ.")
 @click.option("--histogram", is_flag=True, help="Keep a log2 histogram of |d|, and quantiles.")
 @options.choice_options
 @click.option("--only-changed", is_flag=True, help="Only rows in which a value changed.")
@@ -74,6 +78,7 @@ def command(
     rtol: float,
     cast: str | None,
     thresholds: tuple[float, ...],
+    force: bool,
     histogram: bool,
     by: RowsBy,
     sort: str | None,
@@ -93,25 +98,34 @@ def command(
     # a run of nothing has the columns of any run: a mistyped column shows now, not when all is read
     of_nothing = api.diff({}, {}, thresholds=thresholds, histogram=histogram)
     chosen(of_nothing, by=by, sort=sort, top=None)
-    with ProgressBar(quiet=quiet) as progress:
-        report = api.diff(
-            a,
-            b,
-            include=include,
-            exclude=exclude,
-            rename=rename,
-            atol=atol,
-            rtol=rtol,
-            cast=cast,
-            thresholds=thresholds,
-            histogram=histogram,
-            threads=threads,
-            io=io,
-            on_progress=progress,
-            key_a=key if key_a is None else key_a,
-            key_b=key if key_b is None else key_b,
-            optimizer=optimizer,
+    try:
+        with ProgressBar(quiet=quiet) as progress:
+            report = api.diff(
+                a,
+                b,
+                include=include,
+                exclude=exclude,
+                rename=rename,
+                atol=atol,
+                rtol=rtol,
+                cast=cast,
+                thresholds=thresholds,
+                histogram=histogram,
+                threads=threads,
+                io=io,
+                on_progress=progress,
+                key_a=key if key_a is None else key_a,
+                key_b=key if key_b is None else key_b,
+                optimizer=optimizer,
+                force=force,
+            )
+    except ArchitectureMismatchError as error:
+        _print_differences(error)
+        print_message(
+            f"error: {a} and {b} are models of different architectures, by their configs; "
+            "--force compares what has one name and one shape"
         )
+        return TROUBLE
     for note in report.notes:
         if not quiet:
             print_message(f"warning: {note}")
@@ -125,3 +139,12 @@ def command(
             f"{rate(report.bytes_read, report.seconds)}"
         )
     return report.exit_status
+
+
+def _print_differences(error: ArchitectureMismatchError) -> None:
+    # what most runs do without, and a moment to import
+    from ckptdiff.render.screen import Screen
+    from ckptdiff.render.table import difference_lines
+
+    if sys.stderr is not None:
+        print_lines(difference_lines(error.differences, Screen.of(sys.stderr)))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 import click
 
 from ckptdiff.render.escape import escape
 
-__all__ = ["TROUBLE", "Stopped", "exit_status_of", "print_message"]
+__all__ = ["TROUBLE", "Stopped", "exit_status_of", "print_lines", "print_message"]
 
 TROUBLE = 2
 INTERRUPTED = 130
@@ -67,6 +67,13 @@ def exit_status_of(run: Callable[[], object]) -> int:
 def print_message(text: str) -> None:
     """Print one line about the run to stderr, prefixed with the command's name."""
     _print_to_stderr(text)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines that belong to a message, a table for example, to stderr as they are."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 def _message(error: BaseException) -> str:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "stats": "Describe every tensor of a checkpoint: extremes, moments, NaN.",
     "series": "Tell how weights moved over the checkpoints of a training run.",
     "ls": "List names, dtypes, shapes and sizes, from the headers alone.",
+    "where": "Tell the training position of checkpoints: stage, step, tokens, learning rate.",
     "demo": "Write two small checkpoints and run the commands on them.",
 }
 

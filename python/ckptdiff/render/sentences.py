@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ckptdiff.checkpoint import TensorRef
+from ckptdiff.config import ConfigDifference
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.diff_report import DiffReport, ShapeMismatch
 from ckptdiff.render.escape import escape
@@ -10,7 +11,14 @@ from ckptdiff.render.units import percent, plural, shape_text
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["coverage_texts", "mismatch_text", "shown_texts", "tensor_text"]
+__all__ = [
+    "config_text",
+    "config_value",
+    "coverage_texts",
+    "mismatch_text",
+    "shown_texts",
+    "tensor_text",
+]
 
 
 def tensor_text(tensor: TensorRef) -> str:
@@ -23,6 +31,24 @@ def mismatch_text(mismatch: ShapeMismatch) -> str:
     """A pair of another shape."""
     shapes = f"{shape_text(mismatch.a.shape)} → {shape_text(mismatch.b.shape)}"
     return f"{escape(mismatch.name)}  {shapes}"
+
+
+def config_text(difference: ConfigDifference) -> str:
+    """A field of the configs, and what it is on both sides."""
+    values = f"{config_value(difference.a)} → {config_value(difference.b)}"
+    return f"{difference.field}  {values}"
+
+
+def config_value(value: object) -> str:
+    """The value of a field: sizes with every digit, as 4,096 and 4,095 are not the same."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer() and value < 1e15:
+        return f"{int(value):,}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    # a learning rate has the digits that it was given
+    return escape(str(value))
 
 
 def coverage_texts(report: Report, width: int | None = None) -> list[str]:

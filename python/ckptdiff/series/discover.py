@@ -24,7 +24,7 @@ from ckptdiff.naming.revisions import Revision, parse_revision
 from ckptdiff.series.natural import natural_key
 from ckptdiff.series.problems import Problem
 
-__all__ = ["Found", "Search", "find", "read_list", "revision_of"]
+__all__ = ["Found", "Search", "find", "read_list", "revision_of", "tell_apart"]
 
 # Between a run's directory and its checkpoints: stages, and ingredients in them.
 _LEVELS = 2
@@ -82,13 +82,12 @@ class Search:
             self.problems.append(Problem("listed_twice", text, (known,)))
 
 
-def find(paths: Sequence[str]) -> Search:
-    """The checkpoints at ``paths``, each a checkpoint or a directory of some.
+def find(paths: Sequence[str], search: Search) -> None:
+    """Add the checkpoints at ``paths``, each a checkpoint or a directory of some.
 
     Raises CheckpointNotFoundError where a path does not exist or has no checkpoint, and
     CheckpointReadError where a directory cannot be read.
     """
-    search = Search()
     labels = _labels(paths)
     for path, label in zip(paths, labels, strict=True):
         if not os.path.lexists(path):
@@ -106,12 +105,10 @@ def find(paths: Sequence[str]) -> Search:
         prefix = f"{label}/" if len(paths) > 1 else ""
         for member in members:
             search.add(Found(prefix + member.label, member.path))
-    _tell_apart(search)
-    return search
 
 
-def read_list(path: str) -> Search:
-    """The checkpoints that a CSV file lists; what is not there is reported and not found.
+def read_list(path: str, search: Search) -> None:
+    """Add the checkpoints that a CSV file lists, or the problem that they are not there.
 
     A directory is looked for below the folder of the file, then below the working directory. Where
     there are a column ``Ingredient`` and none ``Stage``, the stage is 2, as in OLMo 2's lists.
@@ -119,7 +116,6 @@ def read_list(path: str) -> Search:
     Raises CheckpointNotFoundError where there is no such file, and ValueError where it has no
     column of directories or a field that is no number.
     """
-    search = Search()
     missing: list[str] = []
     folder = os.path.dirname(os.path.abspath(path))
     twice: dict[tuple[str, ...], int] = {}
@@ -152,8 +148,6 @@ def read_list(path: str) -> Search:
         some = ", ".join(missing[:_NAMED_AT_MOST]) + (f" and {rest:,} more" if rest > 0 else "")
         text = f"{path}: {len(missing):,} of {len(twice):,} checkpoints are not here: {some}"
         search.problems.append(Problem("not_found", text))
-    _tell_apart(search)
-    return search
 
 
 def revision_of(label: str) -> Revision:
@@ -256,7 +250,7 @@ def _labels(paths: Sequence[str]) -> list[str]:
     return labels
 
 
-def _tell_apart(search: Search) -> None:
+def tell_apart(search: Search) -> None:
     """Give what would have one label, such as ``step1.pt`` and ``step1.bin``, its path instead."""
     counts: dict[str, int] = {}
     for found in search.found:

@@ -17,21 +17,14 @@ from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.position import TrainingPosition, position_of
 from ckptdiff.series import soundness
+from ckptdiff.series.candidates import Candidate
 from ckptdiff.series.data import SeriesCheckpoint, SeriesData
 from ckptdiff.series.discover import Found, revision_of
 from ckptdiff.series.levels import levels_of
 from ckptdiff.series.order import Order, Place, arrange, with_tokens
 from ckptdiff.series.problems import Problem, in_order
 
-__all__ = ["Candidate", "Reading", "SeriesReading", "read_series"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A checkpoint that may become part of a series: where it was found, and how to open it."""
-
-    found: Found
-    open: Callable[[], Checkpoint]
+__all__ = ["Reading", "SeriesReading", "read_series"]
 
 
 @dataclass(frozen=True, slots=True)
