@@ -104,7 +104,6 @@ def test_links_are_read_once(tmp_path: Path) -> None:
     chain(tmp_path, ["step1", "step2"])
     (tmp_path / "latest").symlink_to("step2")
     run = search(tmp_path)
-    assert sorted(found.path for found in search.found) != []
     assert len(run.found) == 2
     assert [problem.kind for problem in run.problems] == ["listed_twice"]
 

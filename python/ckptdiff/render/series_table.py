@@ -30,6 +30,8 @@ _EVENTS_AT_MOST = 20
 _PROBLEMS_AT_MOST = 10
 _CORRELATIONS_AT_MOST = 12
 _ROWS_AT_MOST = 40
+_MARKS_AT_MOST = 2
+_TENSORS_NAMED = 2
 _SPARKLINE_WIDTH = 24
 
 # What an event or a problem is called at the end of its checkpoint's line.
@@ -177,8 +179,14 @@ def _marks(report: SeriesReport) -> list[Cell]:
                 index = indices[label]
                 words[index].insert(0, f"! {mark}")
                 styles[index] = "bold red"
-    texts = [", ".join(dict.fromkeys(of_one)) for of_one in words]
-    return [Cell(text, style) for text, style in zip(texts, styles, strict=True)]
+    return [Cell(_some(of_one), style) for of_one, style in zip(words, styles, strict=True)]
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words, and how many more there are: the sections below have all."""
+    different = list(dict.fromkeys(words))
+    rest = len(different) - _MARKS_AT_MOST
+    return ", ".join(different[:_MARKS_AT_MOST]) + (f" +{rest}" if rest > 0 else "")
 
 
 # -- the rows of a level --------------------------------------------------------------------------
@@ -244,7 +252,7 @@ def _problem_section(title: str, problems: Sequence[Problem], screen: Screen) ->
     yield ""
     yield f"{screen.style(title, style)} ({len(problems):,})"
     for problem in problems[:_PROBLEMS_AT_MOST]:
-        yield f"  {screen.text(escape(problem.text))}"
+        yield from _wrapped(f"  {escape(problem.text)}", 4, screen)
     yield from _rest(len(problems), _PROBLEMS_AT_MOST, screen)
 
 
@@ -262,7 +270,7 @@ def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
     for event in shown:
         label = escape(_label(report, event))
         padding = " " * (width - display_width(label))
-        yield screen.text(f"  {label}{padding}  {_event_text(event)}")
+        yield from _wrapped(f"  {label}{padding}  {_event_text(event)}", width + 6, screen)
     yield from _rest(len(events), _EVENTS_AT_MOST, screen)
 
 
@@ -271,17 +279,30 @@ def _label(report: SeriesReport, event: Event) -> str:
 
 
 def _event_text(event: Event) -> str:
+    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``."""
+    evidence = dict(event.evidence)
     text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
-    if math.isfinite(event.score):
-        text += f", score {event.score:.3g}"
-    evidence = ", ".join(
-        f"{name.replace('_', ' ')} {_evidence_text(value)}"
-        for name, value in event.evidence.items()
-    )
-    if evidence:
-        text += f": {evidence}"
+    if event.kind == "stage_boundary":
+        text += f" {evidence.pop('stage_before', '?')} → {evidence.pop('stage', '?')}"
+    ratio = evidence.pop("ratio", None)
+    if isinstance(ratio, (int, float)):
+        text += f" ×{ratio:.3g}"
+        evidence.pop("value", None)
+        evidence.pop("before", None)
+    elif "value" in evidence and "expected" in evidence:
+        value, expected = evidence.pop("value"), evidence.pop("expected")
+        text += f" {_evidence_text(value)}, expected {_evidence_text(expected)}"
+    if "row" in evidence:
+        text += f" in {_evidence_text(evidence.pop('row'))}"
+    details = [f"score {event.score:.3g}"] if math.isfinite(event.score) else []
+    if "modules" in evidence and "of_modules" in evidence:
+        details.append(f"{evidence.pop('modules')} of {evidence.pop('of_modules')} modules")
+    # what a later kind of event has to say is shown, too, without a sentence of its own
+    details += [f"{name.replace('_', ' ')} {_evidence_text(v)}" for name, v in evidence.items()]
+    if details:
+        text += f" ({', '.join(details)})"
     if event.tensors:
-        text += f"; most in {', '.join(map(escape, event.tensors[:2]))}"
+        text += f"; most in {', '.join(map(escape, event.tensors[:_TENSORS_NAMED]))}"
     return text
 
 
@@ -297,7 +318,7 @@ def _picked_section(report: SeriesReport, count: int, screen: Screen) -> Iterato
     width = max(map(display_width, labels), default=0)
     for label, one in zip(labels, picked, strict=True):
         padding = " " * (width - display_width(label))
-        yield screen.text(f"  {label}{padding}  {escape(one.reason)}")
+        yield from _wrapped(f"  {label}{padding}  {escape(one.reason)}", width + 6, screen)
 
 
 def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
@@ -332,6 +353,27 @@ def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
 def _strength(correlation: Correlation) -> float:
     strength = abs(correlation.spearman)
     return 1.0 if math.isnan(strength) else -strength
+
+
+def _wrapped(text: str, indent: int, screen: Screen) -> Iterator[str]:
+    """A long line as several on a terminal, and as it is where it is searched or pasted."""
+    text = screen.text(text)
+    if screen.width is None or display_width(text) <= screen.width:
+        yield text
+        return
+    import textwrap
+
+    indent = min(indent, screen.width // 2)
+    # a path is better cut by the terminal than by a program
+    yield from textwrap.wrap(
+        text,
+        screen.width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )
 
 
 def _rest(count: int, at_most: int, screen: Screen) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a caller of :func:`ckptdiff.series` means: paths, lists, or tensors in memory with labels."""
+"""What a caller of :func:`ckptdiff.series` means: paths, lists, or labelled tensors in memory."""
 
 from __future__ import annotations
 
