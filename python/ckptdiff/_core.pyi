@@ -13,6 +13,7 @@ __all__ = [
     "InvalidCheckpointError",
     "Manifest",
     "Pairing",
+    "SeriesRun",
     "Table",
     "__version__",
     "cast_dtype_names",
@@ -21,6 +22,8 @@ __all__ = [
     "dtype_names",
     "io_names",
     "isa_levels",
+    "rounded_mean",
+    "series",
     "stats",
     "stats_column_names",
     "strip_pickle",
@@ -244,3 +247,93 @@ def stats(
     io: str = "auto",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Table: ...
+
+@final
+class SeriesRun:
+    """What one read of N checkpoints leaves of the T tensors that all of them have.
+
+    With ``u_t = w_t - w_parent(t)``, and ``u_t = w_t`` where t has no parent, ``gram`` holds the
+    inner products of the updates of one tensor, ``<u_i, u_j>``. Rows are tensors, in natural order
+    of their names, in ``names``, ``numel``, ``finite``, ``gram`` and in every table.
+    """
+
+    @property
+    def names(self) -> list[str]:
+        """The T tensors that all checkpoints have: one name, one shape, dtypes that are decoded."""
+    @property
+    def numel(self) -> list[int]:
+        """(T,) elements of each; a complex number is one."""
+    @property
+    def finite(self) -> list[int]:
+        """(T,) elements at which every one of the N checkpoints is finite: those ``gram`` is of."""
+    @property
+    def gram(self) -> bytes:
+        """Little-endian float64 (T, N, N), symmetric: ``G[i, j] = <u_i, u_j>``.
+
+        Elements at which any of the N checkpoints has NaN or Inf (in either part of a complex
+        number) are left out for all pairs, so that G is positive semi-definite up to rounding.
+        Values are decoded exactly, 64-bit integers beyond 2**53 to the nearest float64;
+        differences and sums are float64, with fused multiply-add. No sum overflows or vanishes on
+        its way; one that float64 does not hold in the end is Inf, or 0.
+        """
+    @property
+    def stats(self) -> list[Table]:
+        """(N,) tables of T rows, as :func:`stats` gives them."""
+    @property
+    def diffs(self) -> list[Table | None]:
+        """(N,) tables of T rows, as :func:`diff` of the parent and t gives them; None at a root."""
+    @property
+    def changed_bf16(self) -> list[bytes | None]:
+        """(N,) of little-endian uint64 (T,): elements that differ from the parent's once both are
+        rounded to bf16, to nearest, ties to even; two NaN are equal, as are 0 and -0. None at a
+        root. Of two BF16 tensors this is the ``changed`` of their diff."""
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all N checkpoints that were read."""
+    @property
+    def not_common(self) -> list[tuple[str, list[int]]]:
+        """(name, checkpoints): which of them lack the tensor, or have it in a dtype that is not
+        decoded, or in another shape than most (than the first of those that are as many)."""
+
+def series(
+    manifests: Sequence[Manifest],
+    names: Sequence[Sequence[str | None] | bytes | None],
+    parents: Sequence[int],
+    *,
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Callable[[int, int], object] | None = None,
+) -> SeriesRun:
+    """Read N checkpoints once, and reduce every tensor that all of them have.
+
+    ``names[t]`` says under which names the tensors of ``manifests[t]`` are compared, as for
+    :class:`Pairing`; ``parents[t]`` is the checkpoint before t along its branch, -1 for none, and
+    below t. ``on_progress`` is called with (bytes read, bytes in all).
+
+    Raises ValueError where the three are not of one length, a parent does not come before its
+    child, or two tensors of one checkpoint would have one name.
+    """
+
+def rounded_mean(
+    target: Manifest,
+    parts: Sequence[Manifest],
+    names_target: Sequence[str | None] | bytes | None = None,
+    names_parts: Sequence[Sequence[str | None] | bytes | None] | None = None,
+    *,
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[tuple[str, int, int, int]]:
+    """(name, numel, mismatches, max_ulp) of each tensor that the target and all parts have.
+
+    The mean of an element is what averaging in float32 gives: the parts, each rounded to float32,
+    summed in the order given, divided by their count, and rounded to the target's dtype, to
+    nearest, ties to even. ``mismatches`` counts the elements of the target whose value is another
+    (two NaN are equal, as are 0 and -0; of a complex number, either part), ``max_ulp`` is the
+    largest distance in representable steps where both are finite. Names as for :func:`series`.
+
+    Raises ValueError for no parts, and InvalidCheckpointError for a target of a dtype that nothing
+    is rounded to: a quantised one, or of fewer than 8 bits.
+    """

@@ -10,6 +10,7 @@ mod names;
 mod pairing;
 mod pickle;
 mod run;
+mod series;
 mod spans;
 mod table;
 
@@ -65,6 +66,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?;
     module.add_class::<manifest::Manifest>()?;
     module.add_class::<pairing::Pairing>()?;
+    module.add_class::<series::SeriesRun>()?;
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(dtype_names, module)?)?;
     module.add_function(wrap_pyfunction!(cast_dtype_names, module)?)?;
@@ -75,5 +77,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(pickle::strip_pickle, module)?)?;
     module.add_function(wrap_pyfunction!(run::diff, module)?)?;
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
+    module.add_function(wrap_pyfunction!(series::series, module)?)?;
+    module.add_function(wrap_pyfunction!(series::rounded_mean, module)?)?;
     Ok(())
 }

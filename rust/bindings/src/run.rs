@@ -128,7 +128,7 @@ fn cast_target(name: &str) -> PyResult<DType> {
         })
 }
 
-fn level(isa: Option<&str>) -> PyResult<Level> {
+pub(crate) fn level(isa: Option<&str>) -> PyResult<Level> {
     match isa {
         None => Ok(Level::best()),
         Some(name) => Level::named(name).ok_or_else(|| {
@@ -141,7 +141,7 @@ fn level(isa: Option<&str>) -> PyResult<Level> {
     }
 }
 
-fn reading(name: &str) -> PyResult<Reading> {
+pub(crate) fn reading(name: &str) -> PyResult<Reading> {
     Reading::ALL
         .into_iter()
         .find_map(|(known, reading)| (known == name).then_some(reading))
@@ -152,7 +152,7 @@ fn reading(name: &str) -> PyResult<Reading> {
 }
 
 /// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.
-fn watch<T: Send>(
+pub(crate) fn watch<T: Send>(
     python: Python<'_>,
     total: u64,
     on_progress: Option<Py<PyAny>>,

@@ -45,6 +45,8 @@ pub(crate) trait Simd: Copy {
     fn add_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
     fn sub_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
     fn mul_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    /// `x · y + z`, rounded once, at every level: without an instruction for it, by a function.
+    fn fma_f64(self, x: Self::F64, y: Self::F64, z: Self::F64) -> Self::F64;
     fn abs_f64(self, x: Self::F64) -> Self::F64;
     /// `x` where `x > y`, else `y`.
     fn max_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;

@@ -1,11 +1,11 @@
-//! Lanes as 256-bit registers, and F16C to decode halves.
+//! Lanes as 256-bit registers, F16C to decode halves, and FMA where every level fuses.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
 
-/// Proof that this machine has AVX2 and F16C.
+/// Proof that this machine has AVX2, F16C and FMA.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2 {
     /// The upper half of every 32 bits. LLVM does not know that it is a constant, or it would
@@ -16,7 +16,7 @@ pub(crate) struct Avx2 {
 impl Avx2 {
     /// # Safety
     ///
-    /// The machine must have AVX2 and F16C.
+    /// The machine must have AVX2, F16C and FMA.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         let mut upper = 0xffff_0000_u32;
@@ -34,7 +34,7 @@ impl Avx2 {
 /// One intrinsic, or a few.
 macro_rules! avx2 {
     ($body:expr) => {
-        // SAFETY: `self` was made where AVX2 was detected, and pointers come from references to
+        // SAFETY: `self` was made where AVX2 and FMA were detected, and pointers come from references to
         // arrays of just the size that is loaded or stored, at any alignment.
         unsafe { $body }
     };
@@ -135,6 +135,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_f64(self, x: __m256d, y: __m256d) -> __m256d {
         avx2!(_mm256_mul_pd(x, y))
+    }
+
+    #[inline(always)]
+    fn fma_f64(self, x: __m256d, y: __m256d, z: __m256d) -> __m256d {
+        avx2!(_mm256_fmadd_pd(x, y, z))
     }
 
     #[inline(always)]

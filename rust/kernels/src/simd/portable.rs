@@ -122,6 +122,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn fma_f64(self, x: [f64; 4], y: [f64; 4], z: [f64; 4]) -> [f64; 4] {
+        let mut result = z;
+        for lane in 0..4 {
+            result[lane] = x[lane].mul_add(y[lane], z[lane]);
+        }
+        result
+    }
+
+    #[inline(always)]
     fn abs_f64(self, mut x: [f64; 4]) -> [f64; 4] {
         for lane in &mut x {
             *lane = lane.abs();
