@@ -9,14 +9,14 @@ say. An event has a score of 6 or more in magnitude in some module or in total.
 | ``update_norm_jump`` | log of the update norm by ``interval ** H`` | 0.1 | up and down |
 | ``norm_jump`` | growth of log norm, by interval | 0.005 | up and down |
 | ``abs_max_jump`` | growth of log max abs(w), by interval | 0.05 | up and down |
-| ``loss_of_direction`` | cosine of an update and the one before it | 0.05 | down |
-| ``turning_point`` | cosine of the ways from t - 2 to t and from t to t + 2 | 0.05 | down, lowest |
+| ``loss_of_direction`` | cosine of an update and the one before it | 0.05 | down, lowest of 3 |
+| ``turning_point`` | cosine of ``w_t - w_{t-2}`` and ``w_{t+2} - w_t`` | 0.05 | down, lowest of 5 |
 
 Intervals are those of the series' clock (steps where they are known, else tokens), by their median;
 ``H`` is half the row's diffusion exponent, between 0 and 1: how a distance grows with the time it
 took. Neighbours are of the same stage, as the learning rate changes with it; for turning points
-they go through stages, since a new stage is where one looks for a turn, and of several in reach
-of one another the lowest counts.
+they go through stages, since a new stage is where one looks for a turn. A bend is seen from the
+checkpoints beside it as well, so the lowest counts.
 
 Two kinds are facts, and their score is infinite: ``stage_boundary``, at the first checkpoint of a
 stage, and ``first_nonfinite``, at the first checkpoint of its branch at which a tensor holds a NaN
@@ -29,7 +29,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,7 @@ _TENSORS_NAMED = 5
 # A tensor is named where its score is at least this part of what makes an event.
 _INVOLVED = 0.5
 
+Booleans: TypeAlias = npt.NDArray[np.bool_]
 Evidence: TypeAlias = Mapping[str, float | str | int]
 
 
@@ -202,60 +203,91 @@ class _View:
 
 
 @dataclass(frozen=True, slots=True)
-class _Signal:
-    """A kind of event: what is measured, what a reader is told of it, and which scores count."""
+class _Jump:
+    """A kind of event that is a quantity's logarithm out of line, up or down."""
 
     kind: str
     measure: Callable[[_View], Floats]
     #: The quantity itself, in its own units.
     value: Callable[[_View], Floats]
     floor: float
-    side: Literal["both", "down", "lowest"]
+    branches: Callable[[Sequence[SeriesCheckpoint]], Branches] = Branches.within_stages
 
-    def branches(self, checkpoints: Sequence[SeriesCheckpoint]) -> Branches:
-        if self.side == "lowest":
-            return Branches.through_stages(checkpoints)
-        return Branches.within_stages(checkpoints)
+    def counts(self, measure: Floats, scores: Scores, branches: Branches) -> Booleans:
+        """Where there is an event; comparisons with NaN are false."""
+        del measure, branches
+        return np.abs(scores.score) >= THRESHOLD
 
-    def is_log(self) -> bool:
-        return self.side == "both"
+    def comparison(self, before: float, excess: float, expected: float) -> dict[str, float]:
+        """What the value is held against."""
+        del expected
+        return {"before": before, "ratio": math.exp(excess)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Bend:
+    """A kind of event that is a cosine far below what is expected.
+
+    One bend is seen from the checkpoints in reach, too: that with the lowest cosine is it.
+    """
+
+    kind: str
+    value: Callable[[_View], Floats]
+    floor: float
+    branches: Callable[[Sequence[SeriesCheckpoint]], Branches]
+    reach: int
+
+    def measure(self, view: _View) -> Floats:
+        """The cosine itself."""
+        return self.value(view)
+
+    def counts(self, measure: Floats, scores: Scores, branches: Branches) -> Booleans:
+        """Where there is an event."""
+        counts = scores.score <= -THRESHOLD
+        for index in range(len(measure)):
+            near = branches.before(index, self.reach), branches.after(index, self.reach)
+            for other in chain(*near):
+                counts[index] &= ~(measure[other] < measure[index])
+        return counts
+
+    def comparison(self, before: float, excess: float, expected: float) -> dict[str, float]:
+        """What the value is held against."""
+        del before, excess
+        return {"expected": expected}
 
 
 _SIGNALS = (
-    _Signal(
+    _Jump(
         "update_norm_jump",
         measure=_View.log_update_rate,
         value=lambda view: view.trajectory.update_norm,
         floor=0.1,
-        side="both",
     ),
-    _Signal(
+    _Jump(
         "norm_jump",
         measure=lambda view: view.growth(view.trajectory.norm),
         value=lambda view: view.trajectory.norm,
         floor=0.005,
-        side="both",
     ),
-    _Signal(
+    _Jump(
         "abs_max_jump",
         measure=lambda view: view.growth(view.abs_max),
         value=lambda view: view.abs_max,
         floor=0.05,
-        side="both",
     ),
-    _Signal(
+    _Bend(
         "loss_of_direction",
-        measure=lambda view: view.trajectory.cosine_of_updates,
         value=lambda view: view.trajectory.cosine_of_updates,
         floor=0.05,
-        side="down",
+        branches=Branches.within_stages,
+        reach=1,
     ),
-    _Signal(
+    _Bend(
         "turning_point",
-        measure=_View.cosine_of_ways,
         value=_View.cosine_of_ways,
         floor=0.05,
-        side="lowest",
+        branches=Branches.through_stages,
+        reach=_TURN_REACH,
     ),
 )
 
@@ -273,7 +305,7 @@ class _Views:
         return self._views[level]
 
 
-def _unusual(views: _Views, signal: _Signal) -> list[Event]:
+def _unusual(views: _Views, signal: _Jump | _Bend) -> list[Event]:
     """The events of one kind: at each checkpoint, the worst score of the modules and the total."""
     total, modules = views["total"], views["module"]
     branches = signal.branches(total.checkpoints)
@@ -307,23 +339,17 @@ class _Judged:
     """The scores of a level for one signal, and where they make an event."""
 
     view: _View
-    signal: _Signal
+    signal: _Jump | _Bend
     measure: Floats
     value: Floats
     scores: Scores
-    counts: npt.NDArray[np.bool_]
+    counts: Booleans
 
     @classmethod
-    def of(cls, view: _View, signal: _Signal, branches: Branches) -> _Judged:
+    def of(cls, view: _View, signal: _Jump | _Bend, branches: Branches) -> _Judged:
         measure = signal.measure(view)
         scores = robust_scores(measure, branches, signal.floor)
-        # comparisons with NaN are false
-        if signal.side == "both":
-            counts = np.abs(scores.score) >= THRESHOLD
-        else:
-            counts = scores.score <= -THRESHOLD
-        if signal.side == "lowest":
-            counts &= _is_lowest(measure, branches)
+        counts = signal.counts(measure, scores, branches)
         return cls(view, signal, measure, signal.value(view), scores, counts)
 
     def worst(self, index: int) -> tuple[int, float]:
@@ -335,11 +361,9 @@ class _Judged:
     def comparison(self, index: int, row: int) -> dict[str, float]:
         """What the value is held against."""
         expected = float(self.scores.expected[index, row])
-        if not self.signal.is_log():
-            return {"expected": expected}
-        parent = self.view.checkpoints[index].parent
         excess = float(self.measure[index, row]) - expected
-        return {"before": float(self.value[parent, row]), "ratio": math.exp(excess)}
+        before = float(self.value[self.view.checkpoints[index].parent, row])
+        return self.signal.comparison(before, excess, expected)
 
     def involved(self, index: int, score: float) -> tuple[str, ...]:
         """The rows with the largest scores of the same sign, the largest first."""
@@ -348,16 +372,6 @@ class _Judged:
         # ties in natural order
         rows = rows[np.argsort(-signed[rows], kind="stable")]
         return tuple(self.view.level.names[row] for row in rows[:_TENSORS_NAMED])
-
-
-def _is_lowest(measure: Floats, branches: Branches) -> npt.NDArray[np.bool_]:
-    """Where no value in reach is below: one turn bends the ways of several checkpoints."""
-    lowest = np.ones(measure.shape, bool)
-    for index in range(len(measure)):
-        near = branches.before(index, _TURN_REACH), branches.after(index, _TURN_REACH)
-        for other in chain(*near):
-            lowest[index] &= ~(measure[other] < measure[index])
-    return lowest
 
 
 def _log(values: Floats) -> Floats:
