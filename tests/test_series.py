@@ -361,3 +361,12 @@ def test_64_tiny_checkpoints_are_quick(tmp_path: Path) -> None:
     report = ckptdiff.series(tmp_path)
     assert len(report) == 64
     assert time.perf_counter() - start < 3.0
+
+
+def test_a_checkpoint_that_is_left_out_is_not_missing_too(tmp_path: Path) -> None:
+    chain(tmp_path, [f"step{n}" for n in (1, 2, 3, 4, 5)])
+    (tmp_path / "step3/model.safetensors").write_bytes(b"torn")
+    put(tmp_path / "step4", Walk(shapes={"embed.weight": (5, 5)}).step())
+    report = ckptdiff.series(tmp_path)
+    assert [one.step for one in report.checkpoints] == [1, 2, 5]
+    assert sorted(kinds(report)) == ["architecture", "damaged"]

@@ -84,10 +84,8 @@ def _heading(report: SeriesReport, screen: Screen) -> Iterator[str]:
     yield screen.style(text, "bold")
     lost = int(level.numel[0] - level.finite[0])
     if lost:
-        text = (
-            f"{human_count(lost)} elements are not finite in every checkpoint; "
-            "norms, distances and cosines are of the others"
-        )
+        elements = "1 element is" if lost == 1 else f"{human_count(lost)} elements are"
+        text = f"{elements} not finite in every checkpoint; norms and distances are of the others"
         yield screen.style(text, "yellow")
 
 

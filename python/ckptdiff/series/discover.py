@@ -99,7 +99,7 @@ def find(paths: Sequence[str], search: Search) -> None:
         if not members or (_is_checkpoint(path) and not _is_run(members)):
             search.add(Found(label, path))
             continue
-        if _is_checkpoint(path):
+        if _is_checkpoint(path) and all(os.path.isdir(member.path) for member in members):
             text = f"{path}: the model beside its checkpoints is not one of them; name it to add it"
             search.problems.append(Problem("not_a_member", text))
         prefix = f"{label}/" if len(paths) > 1 else ""

@@ -6,6 +6,7 @@ out, and the rest goes on. A read that fails midway is begun again without the o
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def read_series(
     checkpoints are left, or the globs leave no tensor.
     """
     found = list(problems)
-    members = _opened(candidates, rules, found)
+    candidate_places = [_place(candidate.found, found) for candidate in candidates]
+    members = _opened(candidates, candidate_places, rules, found)
     found += [
         Problem("unmatched_rule", note)
         for note in unmatched(rules, *(member.named for member in members))
@@ -113,7 +115,12 @@ def read_series(
         levels=levels_of(run),
     )
     if order != "given":
-        found += soundness.intervals(labels, places)
+        # a checkpoint that is left out is not missing, too
+        there, _ = arrange(candidate_places, order)
+        found += soundness.intervals(
+            [candidates[index].found.label for index in there],
+            [candidate_places[index] for index in there],
+        )
     found += soundness.token_order(labels, places, parents)
     found += soundness.not_common(labels, run.not_common)
     found += soundness.duplicates(data, lambda a, b: _is_identical(members[a], members[b], reading))
@@ -121,10 +128,13 @@ def read_series(
 
 
 def _opened(
-    candidates: Sequence[Candidate], rules: Rules, problems: list[Problem]
+    candidates: Sequence[Candidate],
+    places: Sequence[Place],
+    rules: Rules,
+    problems: list[Problem],
 ) -> list[_Member]:
     members = []
-    for candidate in candidates:
+    for candidate, place in zip(candidates, places, strict=True):
         found = candidate.found
         try:
             checkpoint = candidate.open()
@@ -134,8 +144,6 @@ def _opened(
         named = Named(None)
         if rules != Rules():
             named = apply_rules(checkpoint.names(), rules, ())
-        place, odd = _place(found)
-        problems += odd
         members.append(_Member(found.label, checkpoint, named, place))
     without_step = [member.label for member in members if member.place.count is None]
     if without_step and len(without_step) < len(members):
@@ -145,11 +153,12 @@ def _opened(
     return members
 
 
-def _place(found: Found) -> tuple[Place, list[Problem]]:
+def _place(found: Found, problems: list[Problem]) -> Place:
     """Where training stood: by the trainer's state and the names around it, a list, the label."""
     revision = revision_of(found.label)
-    position = position_of(found.path) if found.path else TrainingPosition("")
-    problems = [
+    there = bool(found.path) and os.path.exists(found.path)
+    position = position_of(found.path) if there else TrainingPosition("")
+    problems += [
         Problem("label_mismatch", f"{found.label}: {conflict}", (found.label,))
         for conflict in position.conflicts
     ]
@@ -167,7 +176,7 @@ def _place(found: Found) -> tuple[Place, list[Problem]]:
     tokens = _first(found.tokens, position.tokens)
     if tokens is None and revision.tokens is not None and (stage is None or stage == 1):
         tokens = revision.tokens
-    place = Place(
+    return Place(
         stage=stage,
         phase=position.phase or revision.phase,
         ingredient=_first(found.ingredient, position.ingredient, revision.ingredient),
@@ -179,7 +188,6 @@ def _place(found: Found) -> tuple[Place, list[Problem]]:
         stage_tokens=_first(position.stage_tokens, revision.tokens),
         learning_rate=position.learning_rate,
     )
-    return place, problems
 
 
 def _first(*values: int | None) -> int | None:
