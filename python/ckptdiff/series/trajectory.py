@@ -29,6 +29,7 @@ from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
 __all__ = [
     "QUANTITIES",
     "Trajectory",
+    "components_of_distances",
     "cosine_of_vectors",
     "principal_components",
     "squared_distances",
@@ -172,20 +173,28 @@ def _products_with_ways(products: Floats, start: int, count: int, parents: Seque
 def principal_components(gram: Floats, parents: Sequence[int], count: int) -> tuple[Floats, Floats]:
     """The trajectory of one row in its first ``count`` principal components.
 
-    ``gram`` has the shape (N, N). Returns the coordinates (N, count), in the units of the weights
-    and centred at the mean of the checkpoints, and the share of the variance that each component
-    explains (count,). They are from the eigenvectors of the double-centred squared distances
-    (classical scaling, Torgerson 1952), and those that the checkpoints' covariance gives. Of the
-    two directions of a component that is taken in which the coordinate of largest magnitude is
-    positive. Beyond the number of dimensions there are, coordinates are 0. Where nothing moves the
-    shares are NaN, and where something is not finite all is.
+    ``gram`` has the shape (N, N). As :func:`components_of_distances`, whose coordinates are in the
+    units of the weights here.
+    """
+    return components_of_distances(squared_distances(gram[None], parents)[0, 1:, 1:], count)
+
+
+def components_of_distances(squares: Floats, count: int) -> tuple[Floats, Floats]:
+    """The first ``count`` principal components of points of which the squared distances are given.
+
+    ``squares`` has the shape (N, N). Returns the coordinates (N, count), centred at the mean of the
+    points, and the share of the variance that each component explains (count,). They are from the
+    eigenvectors of the double-centred squares (classical scaling, Torgerson 1952), and those that
+    the points' covariance gives. Of the two directions of a component that is taken in which the
+    coordinate of largest magnitude is positive. Beyond the number of dimensions there are,
+    coordinates are 0. Where all points are one the shares are NaN, and where a square is not finite
+    all is. Raises ValueError for a count below 1.
     """
     if count < 1:
         raise ValueError(f"the number of components must be 1 or more, not {count}")
-    size = len(parents)
+    size = len(squares)
     coordinates = np.zeros((size, count))
     explained = np.full(count, np.nan)
-    squares = squared_distances(gram[None], parents)[0, 1:, 1:]
     if not np.isfinite(squares).all():
         return np.full((size, count), np.nan), explained
     means = squares.mean(axis=0)
