@@ -110,6 +110,7 @@ def test_what_is_not_understood_is_no_schedule(config: dict[str, Any]) -> None:
 SENSELESS: dict[str, dict[str, Any]] = {
     "a length that is not known": {"type": "cos_with_warmup", "warmup": 1},
     "a decay longer than the run": {"type": "power_lr", "warmup": 0, "decay": 5},
+    "a negative warm-up": {"type": "power_lr", "warmup": -3, "decay": 1},
     "below nothing": {"type": "cos_with_warmup", "warmup": 0, "t_max": 9, "alpha_f": -5.0},
 }
 
@@ -118,7 +119,8 @@ SENSELESS: dict[str, dict[str, Any]] = {
 def test_no_rate_is_made_up(config: dict[str, Any]) -> None:
     schedule = Schedule.of_olmo_core(config)
     assert schedule is not None
-    assert schedule.learning_rate(PEAK, 8, None) is None
+    length = 20 if config["warmup"] < 0 else None
+    assert schedule.learning_rate(PEAK, 8, length) is None
 
 
 # The classes of OLMo-core with what they are made with.

@@ -1,4 +1,4 @@
-"""A real training run through the whole command: read, ordered, judged, picked, correlated, drawn."""
+"""A real training run through the whole command: read, judged, picked, correlated and drawn."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.documents import read_json, read_yaml
 from ckptdiff.errors import ArchitectureMismatchError
+from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.schedule import STEPS, TOKENS, Schedule
 
 __all__ = [
@@ -156,12 +157,11 @@ def read_config(path: str) -> ModelConfig | None:
 
 def config_directories(path: str) -> list[str]:
     """The directories that belong to the checkpoint at ``path``, the nearest first."""
-    directory = path if os.path.isdir(path) else os.path.dirname(path)
-    directories = [directory or "."]
-    name = os.path.basename(os.path.abspath(directory or "."))
-    if name in _FOLDERS_OF_TENSORS:
-        directories.append(os.path.normpath(os.path.join(directory or ".", os.pardir)))
-    return directories
+    held_in = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    directory = hub_snapshot(held_in) or held_in
+    above = [os.path.normpath(os.path.join(directory, os.pardir))]
+    name = os.path.basename(os.path.abspath(directory))
+    return [directory, *(above if name in _FOLDERS_OF_TENSORS else ())]
 
 
 def config_differences(a: ModelConfig, b: ModelConfig) -> list[ConfigDifference]:
@@ -333,12 +333,12 @@ def _of_hugging_face(reader: _Reader) -> ModelConfig | None:
     take("n_layers", "num_hidden_layers", "n_layer", "num_layers")
     take("n_heads", "num_attention_heads", "n_head", "num_heads")
     take("n_kv_heads", "num_key_value_heads", "num_kv_heads")
-    take("head_dim", "head_dim")
+    take("head_dim", "head_dim", "d_kv")
     take("n_experts", "num_experts", "num_local_experts", "n_routed_experts")
     take("n_experts_per_token", "num_experts_per_tok")
     if reader.get("n_experts") is not None:
         take("mlp_hidden_size", "moe_intermediate_size")
-    take("mlp_hidden_size", "intermediate_size", "n_inner", "ffn_dim")
+    take("mlp_hidden_size", "intermediate_size", "n_inner", "ffn_dim", "d_ff")
     take("vocab_size", "vocab_size")
     take("max_sequence_length", "max_position_embeddings", "n_positions")
     # newer configs have the two in one mapping, which can have one for each kind of layer

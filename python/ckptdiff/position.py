@@ -35,7 +35,7 @@ from ckptdiff.schedule import STEPS
 __all__ = ["TrainingPosition", "checkpoints_in", "position_of"]
 
 _TRAINER_STATE = "trainer_state.json"
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf", ".json")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf")
 
 # How far above a checkpoint a directory's name can still tell the stage it belongs to.
 _PARENTS_LOOKED_AT = 3
@@ -179,10 +179,11 @@ def _labels(path: str) -> Iterator[_Label]:
         name = os.path.basename(directory)
         repository = _repository(directory)
         if repository is not None:
-            for reference in _references(repository, name):
-                revision = parse_revision(reference)
-                yield _Label(revision, f"revision {reference}", own)
-                own = own and revision.step is None
+            revisions = list(map(parse_revision, _references(repository, name)))
+            for revision in revisions:
+                yield _Label(revision, f"revision {revision.label}", own)
+            # where a branch is called main, the repository is of one checkpoint
+            own = own and all(revision.says_nothing for revision in revisions)
             name = os.path.basename(repository).rpartition("--")[2]
             yield _Label(parse_revision(name), f"repository {name}", own)
             return

@@ -143,7 +143,8 @@ class Schedule:
         """
         try:
             rate = self._rate(peak, t, length)
-        except (ArithmeticError, _LengthUnknownError, ValueError):
+        except (ArithmeticError, TypeError, ValueError, _LengthUnknownError):
+            # a power of a negative number is complex, which is no rate
             return None
         return rate if math.isfinite(rate) and rate >= 0 else None
 

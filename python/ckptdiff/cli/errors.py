@@ -16,7 +16,7 @@ import click
 
 from ckptdiff.render.escape import escape
 
-__all__ = ["TROUBLE", "Stopped", "exit_status_of", "print_lines", "print_message"]
+__all__ = ["TROUBLE", "Stopped", "exit_status_of", "message_of", "print_lines", "print_message"]
 
 TROUBLE = 2
 INTERRUPTED = 130
@@ -54,7 +54,7 @@ def exit_status_of(run: Callable[[], object]) -> int:
         _print_to_stderr(f"error: out of memory{f': {error}' if str(error) else ''}")
         return TROUBLE
     except (OSError, ValueError) as error:
-        _print_to_stderr(f"error: {_message(error)}")
+        _print_to_stderr(f"error: {message_of(error)}")
         return TROUBLE
     except SystemExit:
         raise
@@ -76,7 +76,8 @@ def print_lines(lines: Iterable[str]) -> None:
             sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What went wrong, in a line: for an error of the system the file and the reason."""
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror[0].lower() + error.strerror[1:]
         return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason

@@ -8,9 +8,8 @@ from typing import TextIO
 import click
 
 from ckptdiff.cli import options
-from ckptdiff.cli.errors import TROUBLE, print_message
+from ckptdiff.cli.errors import TROUBLE, message_of, print_message
 from ckptdiff.cli.output import prepare, write, write_lines
-from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError
 from ckptdiff.position import TrainingPosition, checkpoints_in, position_of
 from ckptdiff.render import positions as render
 from ckptdiff.render.screen import Screen
@@ -46,9 +45,9 @@ def command(paths: tuple[str, ...], output_format: str, output: str | None, as_j
     for path in paths:
         try:
             positions += map(position_of, checkpoints_in(path))
-        except (CheckpointNotFoundError, CheckpointReadError) as error:
+        except OSError as error:
             # the others are still of use
-            print_message(f"error: {error}")
+            print_message(f"error: {message_of(error)}")
             trouble = True
 
     def write_table(stream: TextIO) -> None:

@@ -32,6 +32,9 @@ _FIELDS = {
     "stage_tokens": "tokens in stage",
     "learning_rate": "learning rate",
 }
+# In a table a column is as wide as its head; and where that is too wide, these go in this order.
+_HEADS = {"stage_tokens": "in stage"}
+_PRIORITIES = {"sources": 4, "phase": 3, "steps": 2, "stage_tokens": 1}
 _ALWAYS_SHOWN = ("stage", "step", "tokens", "learning_rate")
 _COUNTS = ("tokens", "stage_tokens")
 _CSV_FIELDS = (
@@ -110,8 +113,11 @@ def _in_full(position: TrainingPosition, screen: Screen) -> Iterator[str]:
 def _as_rows(positions: Sequence[TrainingPosition], screen: Screen) -> Iterator[str]:
     shown = _shown_fields(positions)
     columns = [Column("checkpoint", flexible=True)]
-    columns += [Column(_FIELDS[name], right=True) for name in shown]
-    columns.append(Column("read from", priority=1))
+    columns += [
+        Column(_HEADS.get(name, _FIELDS[name]), right=True, priority=_PRIORITIES.get(name, 0))
+        for name in shown
+    ]
+    columns.append(Column("read from", priority=_PRIORITIES["sources"]))
     paths = [escape(position.path) for position in positions]
     styles = ["bold red" if position.conflicts else "" for position in positions]
     strips = [Strip(paths, styles)]
