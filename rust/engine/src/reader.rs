@@ -12,11 +12,11 @@ use crate::error::{Error, TensorFault};
 use crate::manifest::{Manifest, Span, TensorView};
 use crate::source::{MappedReads, Reading, Window};
 
-/// Bytes of one side that a thread copies at once: two of them stay in a second-level cache.
+/// Bytes of one side that a thread copies at once, if there are few sides.
 pub const PIECE_BYTES: u64 = 64 << 10;
 
-/// Bytes of all buffers that are copied into at once.
-const ALL_PIECES_BYTES: u64 = 16 << 20;
+/// Bytes of all sides that a thread copies at once: they stay in a second-level cache.
+const ALL_PIECES_BYTES: u64 = 512 << 10;
 
 /// Bytes of one side that a thread reads in place at once, if there are few of both.
 pub const WINDOW_BYTES: u64 = 1 << 20;
@@ -74,7 +74,7 @@ impl Files {
             },
             mapped: MappedReads::new(),
             window_bytes: window_bytes(together),
-            copied_bytes: (ALL_PIECES_BYTES / together as u64).min(PIECE_BYTES),
+            copied_bytes: (ALL_PIECES_BYTES / sides.max(1) as u64).min(PIECE_BYTES),
         }
     }
 
