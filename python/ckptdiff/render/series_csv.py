@@ -17,6 +17,7 @@ What is not defined (an update of the first checkpoint) has no row.
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -55,7 +56,7 @@ def write(report: SeriesReport, folder: str, *, by: Level, pick: int) -> list[st
                 (
                     labels[event.checkpoint],
                     event.kind,
-                    event.score,
+                    _number(event.score),
                     encode(dict(event.evidence)),
                     encode(list(event.tensors)),
                 )
@@ -76,7 +77,9 @@ def write(report: SeriesReport, folder: str, *, by: Level, pick: int) -> list[st
         tables["picked"] = (("rank", "checkpoint", "reason"), rows)
     if report.evals is not None:
         columns = [field.name for field in fields(Correlation)]
-        correlations = (tuple(asdict(one).values()) for one in report.correlations)
+        correlations = (
+            [csv_value(value) for value in asdict(one).values()] for one in report.correlations
+        )
         tables["correlations"] = (columns, correlations)
     os.makedirs(folder, exist_ok=True)
     paths = []
@@ -85,7 +88,7 @@ def write(report: SeriesReport, folder: str, *, by: Level, pick: int) -> list[st
         with atomic_text(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(header)
-            writer.writerows([csv_value(value) for value in row] for row in body)
+            writer.writerows(body)
         paths.append(path)
     return paths
 
@@ -111,7 +114,7 @@ def _updates(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
                 for name, column in columns.items():
                     value = column[index][row]
                     if value == value:
-                        yield level, row_name, checkpoint.label, name, value
+                        yield level, row_name, checkpoint.label, name, _number(value)
 
 
 def _distances(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
@@ -123,4 +126,9 @@ def _distances(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
             for a, b in combinations(range(len(labels)), 2):
                 distance = distances[a][b]
                 if distance == distance:
-                    yield level, row_name, labels[a], labels[b], distance
+                    yield level, row_name, labels[a], labels[b], _number(distance)
+
+
+def _number(value: float) -> object:
+    """A float as the csv module is to write it: by itself it writes what reads back the same."""
+    return value if math.isfinite(value) else csv_value(value)
