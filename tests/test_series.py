@@ -370,3 +370,25 @@ def test_a_checkpoint_that_is_left_out_is_not_missing_too(tmp_path: Path) -> Non
     report = ckptdiff.series(tmp_path)
     assert [one.step for one in report.checkpoints] == [1, 2, 5]
     assert sorted(kinds(report)) == ["architecture", "damaged"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_run_of_olmo_core(tmp_path: Path) -> None:
+    """Steps as OLMo-core leaves them: a distributed checkpoint in a folder of the step's."""
+    import torch.distributed.checkpoint as dcp
+
+    walk = Walk(dtype="float32")
+    held = {}
+    for step in (1000, 2000, 10000):
+        folder = tmp_path / f"step{step}"
+        held[step] = walk.step()
+        state = {f"model.{name}": value for name, value in held[step].items()}
+        dcp.save(state, checkpoint_id=folder / "model_and_optim", no_dist=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "train").mkdir()
+    report = ckptdiff.series(tmp_path)
+    assert [one.step for one in report.checkpoints] == [1000, 2000, 10000]
+    assert {one.format for one in report.checkpoints} == {"torch distributed"}
+    weights = [float64(one) for one in held.values()]
+    distance = np.sqrt(sum(((weights[2][t] - weights[0][t]) ** 2).sum() for t in SHAPES))
+    np.testing.assert_allclose(report.trajectory().distances[0, 0, 2], distance, rtol=1e-9)

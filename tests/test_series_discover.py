@@ -71,13 +71,14 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert formats == ["torch", "safetensors", "torch"]
 
 
-def test_shards_are_no_series(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stem", ["model", "step5-model"])
+def test_shards_are_no_series(stem: str, tmp_path: Path) -> None:
     """The files of one sharded checkpoint have numbers too."""
     weights = Walk().step()
     names = list(weights)
     files = {}
     for shard in (0, 1):
-        file = f"model-0000{shard + 1}-of-00002.safetensors"
+        file = f"{stem}-0000{shard + 1}-of-00002.safetensors"
         save_file({name: weights[name] for name in names[shard::2]}, tmp_path / file)
         files |= dict.fromkeys(names[shard::2], file)
     index = tmp_path / "model.safetensors.index.json"
@@ -336,6 +337,12 @@ def test_ingredients_without_a_first_stage_are_roots() -> None:
     names = [f"stage2-ingredient{i}-step{s}" for i in (1, 2) for s in (1, 2)]
     _, parents = arrange([place_of(name) for name in names], "position")
     assert parents == [-1, 0, -1, 2]
+
+
+def test_soups_of_several_steps_are_leaves_each() -> None:
+    names = ["stage1-step1", *(f"stage2-ingredient1+2-step{step}" for step in (10, 20))]
+    _, parents = arrange([place_of(name) for name in names], "position")
+    assert parents == [-1, 0, 0]
 
 
 def test_tokens_add_up_along_branches() -> None:
