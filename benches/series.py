@@ -9,6 +9,9 @@ meets all of them, and the medians are shown. Round 0 warms the page cache and i
   of every byte.
 - *ceiling*: reads the same files with the same threads, and only XORs them; in place, and by
   ``read`` into buffers.
+- *cold*: the same, in place, with the page cache dropped before every run.
+
+GB/s a core is of the processor's time, which tells more on a machine that others use.
 """
 
 from __future__ import annotations
@@ -69,12 +72,26 @@ def stats_and_diffs(manifests: list[_core.Manifest], threads: int) -> object:
     return stats, [_core.diff(_core.Pairing(a, b), threads=threads) for a, b in pairs]
 
 
-def timed(work: Callable[[list[_core.Manifest], int], object], paths: list[Path], n: int) -> float:
+def timed(
+    work: Callable[[list[_core.Manifest], int], object],
+    paths: list[Path],
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds, of files that are not open yet."""
     manifests = [_core.Manifest.from_safetensors(str(path)) for path in paths]
-    start = time.perf_counter()
-    work(manifests, n)
-    return time.perf_counter() - start
+    start = clock()
+    work(manifests, threads)
+    return clock() - start
+
+
+def drop_cache(paths: list[Path]) -> None:
+    """Have the kernel forget the pages of files, which are on the disk and which nobody maps."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 def ceiling(io: str, paths: list[Path], threads: int) -> float:
@@ -92,7 +109,12 @@ def measure(paths: list[Path], threads: int, rounds: int) -> dict[str, float]:
             "stats and diffs": timed(stats_and_diffs, paths, threads),
             "ceiling": ceiling("mapped", paths, threads),
             "read ceiling": ceiling("read", paths, threads),
+            "processor": timed(series, paths, threads, time.process_time),
         }
+        drop_cache(paths)
+        taken["cold"] = timed(series, paths, threads)
+        drop_cache(paths)
+        taken["cold ceiling"] = ceiling("mapped", paths, threads)
         for name, time_taken in taken.items():
             if number:
                 seconds.setdefault(name, []).append(time_taken)
@@ -108,10 +130,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     arguments = parser.parse_args()
     build_ceiling()
-    sys.stdout.write(
-        "| checkpoints | threads | GB/s | of ceiling | of read ceiling | than stats and diffs |\n"
-        "| ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    head = (
+        "checkpoints | threads | GB/s | GB/s a core | of ceiling | of read ceiling "
+        "| of cold ceiling | than stats and diffs"
     )
+    sys.stdout.write(f"| {head} |\n|{' ---: |' * len(head.split('|'))}\n")
     for count in arguments.checkpoints:
         size = int(arguments.bytes)
         folder = arguments.folder / f"ckptdiff-bench-series-{count}-{size}"
@@ -120,11 +143,16 @@ def main() -> None:
         for threads in arguments.threads:
             seconds = measure(paths, threads, arguments.rounds)
             own = seconds["series"]
-            sys.stdout.write(
-                f"| {count} | {threads} | {total / own / 1e9:.2f} | {seconds['ceiling'] / own:.2f} "
-                f"| {seconds['read ceiling'] / own:.2f} "
-                f"| {own / seconds['stats and diffs']:.2f} |\n"
+            cells = (
+                total / own / 1e9,
+                total / seconds["processor"] / 1e9,
+                seconds["ceiling"] / own,
+                seconds["read ceiling"] / own,
+                seconds["cold ceiling"] / seconds["cold"],
+                own / seconds["stats and diffs"],
             )
+            shown = " | ".join(f"{cell:.2f}" for cell in cells)
+            sys.stdout.write(f"| {count} | {threads} | {shown} |\n")
             sys.stdout.flush()
 
 

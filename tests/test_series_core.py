@@ -104,19 +104,26 @@ def changed_in_bf16(parent: Tensor, child: Tensor) -> int:
 
 
 def assert_is(run: _core.SeriesRun, checkpoints: Sequence[Tensors], parents: Sequence[int]) -> None:
-    """Every product, every count of finite and of changed elements."""
+    """Every product, every count of finite and of changed elements, of every tensor."""
     assert len(run.names) > 0
-    for row, name in enumerate(run.names):
-        w = values([tensors[name] for tensors in checkpoints])
-        expected, finite = expected_gram(w, parents)
-        assert_gram(grams(run)[row], expected, name)
-        assert (run.finite[row], run.numel[row]) == (finite, w.shape[1]), name
-        for child, parent in enumerate(parents):
-            changed = run.changed_bf16[child]
-            assert (changed is None) == (parent < 0)
-            if changed is not None:
-                count = int(np.frombuffer(changed, "<u8")[row])
-                assert count == changed_in_bf16(checkpoints[parent][name], checkpoints[child][name])
+    for name in run.names:
+        assert_row_is(run, name, checkpoints, parents)
+
+
+def assert_row_is(
+    run: _core.SeriesRun, name: str, checkpoints: Sequence[Tensors], parents: Sequence[int]
+) -> None:
+    row = run.names.index(name)
+    w = values([tensors[name] for tensors in checkpoints])
+    expected, finite = expected_gram(w, parents)
+    assert_gram(grams(run)[row], expected, name)
+    assert (run.finite[row], run.numel[row]) == (finite, w.shape[1]), name
+    for child, parent in enumerate(parents):
+        changed = run.changed_bf16[child]
+        assert (changed is None) == (parent < 0)
+        if changed is not None:
+            count = int(np.frombuffer(changed, "<u8")[row])
+            assert count == changed_in_bf16(checkpoints[parent][name], checkpoints[child][name])
 
 
 LENGTHS = (0, 1, 7, 8, 9, 511, 512, 513, 2047, 2048, 2049, 5000)
@@ -200,6 +207,7 @@ def test_stats_and_diffs_are_those_of_their_own_runs(tmp_path: Path) -> None:
     sides = manifests(tmp_path, checkpoints)
     run = series(sides, TREE)
     assert run.bytes_read == sum(side.bytes for side in sides)
+    assert_row_is(run, "large", checkpoints, TREE)  # of two chunks
     for child, parent in enumerate(TREE):
         rows = len(run.names)
         stats = _core.stats(sides[child])

@@ -37,7 +37,7 @@ fn gram(
     partial
 }
 
-fn of<'a>(dtype: DType, runs: &'a [Vec<u8>]) -> Vec<(DType, &'a [u8])> {
+fn of(dtype: DType, runs: &[Vec<u8>]) -> Vec<(DType, &[u8])> {
     runs.iter().map(|run| (dtype, &**run)).collect()
 }
 

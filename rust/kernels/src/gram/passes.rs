@@ -195,8 +195,8 @@ fn diagonal<S: Simd, const SIZE: usize>(
     let mut sums = [[zero; SIZE]; SIZE];
     for vector in 0..vectors {
         let mut values = [zero; SIZE];
-        for row in 0..SIZE {
-            values[row] = simd.load_f64(&rows[row][vector]);
+        for (value, row) in values.iter_mut().zip(rows) {
+            *value = simd.load_f64(&row[vector]);
         }
         for i in 0..SIZE {
             for j in i..SIZE {
