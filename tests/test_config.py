@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ import numpy as np
 import pytest
 from ckptdiff.config import (
     ARCHITECTURE,
-    SHAPES,
     TRAINING,
     ModelConfig,
     config_differences,
     read_config,
 )
 from ckptdiff.documents import CONFIG_BYTES_AT_MOST, read_yaml
+from ckptdiff.position import position_of
 
 from tests.cli import invoke
 from tests.configs import (
@@ -242,6 +243,22 @@ def test_models_of_olmo_core_itself(size: str, tmp_path: Path) -> None:
     }
 
 
+def test_data_without_a_name_is_told_apart_by_what_it_lists(tmp_path: Path) -> None:
+    def data_mix(name: str, **dataset: object) -> str | None:
+        return config_in(written(tmp_path / name, olmo_core(dataset=dataset))).data_mix
+
+    mixes = [
+        data_mix("a", paths=["a.npy", "b.npy"]),
+        data_mix("b", paths=["a.npy", "c.npy"]),
+        data_mix("c", source_mixture_config={"seed": 1}, work_dir="/one"),
+        data_mix("d", source_mixture_config={"seed": 1}, work_dir="/two"),
+        data_mix("e", source_mixture_config={"seed": 2}, work_dir="/two"),
+    ]
+    assert None not in mixes
+    assert len(set(mixes)) == 4
+    assert mixes[2] == mixes[3]
+
+
 # Where it is looked for.
 
 
@@ -274,6 +291,57 @@ def test_values_that_a_field_cannot_hold_leave_it_unknown(tmp_path: Path) -> Non
     for value in odd:
         text = json.dumps({"hidden_size": value, "num_hidden_layers": 2})
         assert known(config_in(written(tmp_path, text))) == {"n_layers": 2}, value
+
+
+ODD: tuple[Any, ...] = (
+    None, True, -1, 1e300, float("nan"), "many", [[]], {"a": {}}, 10**40,
+)  # fmt: skip
+
+
+def nodes(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of every value in a document."""
+    yield path
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from nodes(part, (*path, key))
+
+
+@pytest.mark.parametrize("kind", ["olmo_core", "first version", "first generation", "stages"])
+def test_an_odd_value_anywhere_is_never_more_than_a_line(kind: str, tmp_path: Path) -> None:
+    stages = {
+        "type": "composable",
+        "stages": [{"duration": 5, "end_lr": 1e-4}],
+        "override_decay": {"start": 3, "duration": 5, "end_lr": 0.0},
+    }
+    documents: dict[str, Any] = {
+        "olmo_core": json.loads(OLMO_CORE),
+        "first version": json.loads(OLMO_CORE_FIRST_VERSION),
+        "first generation": read_yaml_text(tmp_path, OLMO_YAML),
+        "stages": json.loads(olmo_core(train_module__scheduler=stages)),
+    }
+    # JSON is YAML
+    name = "config.yaml" if kind == "first generation" else "config.json"
+    document = documents[kind]
+    understood = 0
+    for path in nodes(document):
+        for odd in ODD:
+            changed = json.loads(json.dumps(document))
+            holder = {"": changed}
+            place: Any = holder
+            for key in ("", *path)[:-1]:
+                place = place[key]
+            place[("", *path)[-1]] = odd
+            written(tmp_path / "step5", json.dumps(holder[""]), name)
+            position = position_of(str(tmp_path / "step5"))
+            rate = position.learning_rate
+            assert rate is None or 0 <= rate < float("inf")
+            assert len(position.problems) == (not isinstance(holder[""], dict))
+            understood += rate is not None
+    assert understood > len(ODD)
+
+
+def read_yaml_text(folder: Path, text: str) -> dict[str, Any]:
+    return read_yaml(str(written(folder, text, "text.yaml") / "text.yaml"))
 
 
 # Configs that mean harm: a line, in bounded time and memory.
@@ -381,17 +449,21 @@ def pair(folder: Path, text_a: str, text_b: str, values_b: float = 2.0) -> tuple
     return folder / "a", folder / "b"
 
 
-@pytest.mark.parametrize("field", SHAPES)
+# Each field that makes two models different ones, as Hugging Face calls it.
+REFUSED = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "mlp_hidden_size": "intermediate_size",
+    "n_experts": "num_experts",
+}
+
+
+@pytest.mark.parametrize("field", REFUSED)
 def test_another_architecture_is_refused(field: str, tmp_path: Path) -> None:
-    keys = {
-        "d_model": "hidden_size",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "head_dim": "head_dim",
-        "mlp_hidden_size": "intermediate_size",
-        "n_experts": "num_experts",
-    }
+    keys = REFUSED
     config: dict[str, Any] = dict.fromkeys(keys.values(), 64)
     a, b = pair(tmp_path, json.dumps(config), json.dumps(config | {keys[field]: 128}))
     with pytest.raises(ckptdiff.ArchitectureMismatchError) as caught:

@@ -13,7 +13,6 @@ from ckptdiff.position import TrainingPosition, checkpoints_in, position_of
 
 from tests.cli import assert_one_line_of_trouble, invoke
 from tests.configs import OLMO_STAGE_2_YAML, OLMO_YAML, olmo_core
-from tests.snapshots import assert_snapshot
 from tests.test_config import written
 
 BATCH = 1024 * 4096
@@ -94,7 +93,7 @@ def hub_snapshot(cache: Path, repository: str, *references: str) -> Path:
         file = folder / "refs" / reference
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(COMMIT, encoding="ascii")
-    (folder / "refs" / "another").write_text("0" * 40, encoding="ascii")
+    (folder / "refs" / "stage1-step5").write_text("0" * 40, encoding="ascii")
     return snapshot
 
 
@@ -203,6 +202,18 @@ def test_a_label_whose_tokens_are_not_those_of_its_step(tmp_path: Path) -> None:
     )
 
 
+def test_a_batch_that_was_cut_short_is_no_conflict(tmp_path: Path) -> None:
+    for missing, conflicts in ((BATCH, 0), (BATCH + 1, 1)):
+        step = trainer_state(
+            tmp_path / str(missing) / "step1000",
+            global_step=1000,
+            global_train_tokens_seen=1000 * BATCH - missing,
+        )
+        position = position_of(str(written(step, olmo_core())))
+        assert position.tokens == 1000 * BATCH - missing
+        assert len(position.conflicts) == conflicts
+
+
 def test_a_soup_has_no_rate(tmp_path: Path) -> None:
     step = written(tmp_path / "stage2-ingredient1+2-step1000", olmo_core())
     position = position_of(str(step))
@@ -256,6 +267,19 @@ def test_what_cannot_be_read_is_a_problem_and_the_rest_goes_on(name: str, tmp_pa
     assert str(path) in position.problems[0]
     assert "\n" not in position.problems[0]
     assert invoke("where", tmp_path / "step1000").status == 2
+
+
+def test_the_state_of_the_first_generation_and_what_only_has_its_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    step = tmp_path / "step1000-unsharded"
+    step.mkdir()
+    state = {"global_step": 1000, "global_train_tokens_seen": 5, "epoch": 0}
+    torch.save(state, step / "train.pt")
+    assert position_of(str(step)).tokens is None
+    written(step, OLMO_YAML, "config.yaml")
+    position = position_of(str(step))
+    assert (position.step, position.tokens) == (1000, 5)
+    assert position.sources["tokens"] == "train.pt global_train_tokens_seen"
 
 
 def test_states_of_the_wrong_kind_tell_nothing(tmp_path: Path) -> None:
@@ -312,13 +336,40 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_one_checkpoint_in_full(run: Path) -> None:
-    command = "where run/stage2-ingredient1/step500"
-    assert_snapshot("where_one", command, invoke(*command.split()))
+    assert str(invoke("where", "run/stage2-ingredient1/step500")) == (
+        "status 0\n"
+        "--- stdout\n"
+        "run/stage2-ingredient1/step500\n"
+        "  stage            2              directory name stage2-ingredient1\n"
+        "  ingredient       1              directory name stage2-ingredient1\n"
+        "  step             500            directory name step500\n"
+        "  tokens in stage  2,097,152,000"
+        "  step x config.yaml global_train_batch_size x model.max_sequence_length\n"
+        "  learning rate    5.892e-05      config.yaml scheduler at step 500\n"
+        "--- stderr\n"
+    )
 
 
 def test_a_run_as_a_table(run: Path) -> None:
-    command = "where run run/soups/stage2-ingredient1+2-step500"
-    assert_snapshot("where_run", command, invoke(*command.split(), env={"COLUMNS": ""}))
+    soup = "run/soups/stage2-ingredient1+2-step500"
+    assert str(invoke("where", "run", soup, env={"COLUMNS": ""})) == (
+        "status 0\n"
+        "--- stdout\n"
+        "checkpoint                              stage  ingredient   step  tokens  in stage"
+        "  learning rate  read from\n"
+        "run/stage1/step1000                         1           -  1,000  4.19 B    4.19 B"
+        "        0.00015  name: stage, step; config.json: tokens, tokens in stage,"
+        " learning rate\n"
+        "run/stage1/step2000-tokens9B                1           -  2,000  8.39 B    8.39 B"
+        "         0.0003  name: stage, step; config.json: tokens, tokens in stage,"
+        " learning rate\n"
+        "run/stage2-ingredient1/step500              2           1    500       -    2.10 B"
+        "      5.892e-05  name: stage, ingredient, step; config.yaml: tokens in stage,"
+        " learning rate\n"
+        "run/soups/stage2-ingredient1+2-step500      2         1+2    500       -         -"
+        "              -  name: stage, ingredient, step\n"
+        "--- stderr\n"
+    )
     narrow = invoke("where", "run", env={"COLUMNS": "80"}).stdout
     assert max(map(len, narrow.splitlines())) <= 80
 

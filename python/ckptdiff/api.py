@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
-from ckptdiff.config import (
-    ConfigDifference,
-    ModelConfig,
-    config_differences,
-    read_config,
-    refuse_other_architecture,
-)
 from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
-from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
@@ -148,7 +140,10 @@ def diff(
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-    differences, config_notes = _config_differences(checkpoint_a, checkpoint_b)
+    # not needed to open a checkpoint
+    from ckptdiff.config import compare_configs, refuse_other_architecture
+
+    differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
     if not force:
         refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     named_a, named_b = Named(None), Named(None)
@@ -320,26 +315,6 @@ def series(
         bytes_read=result.bytes_read,
         seconds=result.seconds,
     )
-
-
-def _config_differences(a: Checkpoint, b: Checkpoint) -> tuple[list[ConfigDifference], list[str]]:
-    """In which fields the configs of both differ, and what kept one from being read.
-
-    The tensors can be compared without a config, so one that is broken is no reason not to.
-    """
-    if a.path is None or b.path is None or a.path == b.path:
-        return [], []
-    configs: list[ModelConfig] = []
-    notes = []
-    for path in (a.path, b.path):
-        try:
-            config = read_config(path)
-        except (InvalidCheckpointError, CheckpointReadError) as error:
-            notes.append(f"{error}; the configs are not compared")
-        else:
-            if config is not None:
-                configs.append(config)
-    return (config_differences(*configs) if len(configs) == 2 else []), notes
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

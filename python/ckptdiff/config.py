@@ -20,7 +20,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.documents import read_json, read_yaml
-from ckptdiff.errors import ArchitectureMismatchError
+from ckptdiff.errors import (
+    ArchitectureMismatchError,
+    CheckpointReadError,
+    InvalidCheckpointError,
+)
+from ckptdiff.formats.olmo_core import step_directory
 from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.schedule import STEPS, TOKENS, Schedule
 
@@ -31,6 +36,7 @@ __all__ = [
     "ConfigDifference",
     "ModelConfig",
     "Value",
+    "compare_configs",
     "config_differences",
     "config_directories",
     "read_config",
@@ -40,9 +46,6 @@ __all__ = [
 Value: TypeAlias = int | float | str | bool
 
 _CONFIG_FILES = ("config.json", "config.yaml")
-
-#: Folders of a step that hold its tensors, while its config is in the folder above.
-_FOLDERS_OF_TENSORS = ("model_and_optim", "model", "optim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +139,9 @@ class ConfigDifference(NamedTuple):
 def read_config(path: str) -> ModelConfig | None:
     """The config of the checkpoint at ``path``, a file or a directory; None where there is none.
 
-    It is looked for in the directory (of the file), and above the folders in which OLMo's trainers
-    keep tensors. Where both a ``config.json`` and a ``config.yaml`` are there, the former counts
-    and the latter adds what it does not say.
+    It is looked for in the directory (of the file), and in the step's directory of OLMo-core, which
+    has the tensors in a folder. Where both a ``config.json`` and a ``config.yaml`` are there, the
+    former counts and the latter adds what it does not say.
 
     Raises InvalidCheckpointError where a config breaks its format or is too large, and
     CheckpointReadError where it cannot be read.
@@ -159,9 +162,7 @@ def config_directories(path: str) -> list[str]:
     """The directories that belong to the checkpoint at ``path``, the nearest first."""
     held_in = path if os.path.isdir(path) else os.path.dirname(path) or "."
     directory = hub_snapshot(held_in) or held_in
-    above = [os.path.normpath(os.path.join(directory, os.pardir))]
-    name = os.path.basename(os.path.abspath(directory))
-    return [directory, *(above if name in _FOLDERS_OF_TENSORS else ())]
+    return list(dict.fromkeys((directory, step_directory(directory))))
 
 
 def config_differences(a: ModelConfig, b: ModelConfig) -> list[ConfigDifference]:
@@ -173,6 +174,29 @@ def config_differences(a: ModelConfig, b: ModelConfig) -> list[ConfigDifference]
         and (value_b := getattr(b, name)) is not None
         and value_a != value_b
     ]
+
+
+def compare_configs(
+    path_a: str | None, path_b: str | None
+) -> tuple[list[ConfigDifference], list[str]]:
+    """In which fields the configs beside two checkpoints differ, and what could not be read.
+
+    There are no differences where one has no config, or is in memory. Tensors can be compared
+    without a config, so one that is broken is a sentence and no error.
+    """
+    if path_a is None or path_b is None or path_a == path_b:
+        return [], []
+    configs: list[ModelConfig] = []
+    notes = []
+    for path in (path_a, path_b):
+        try:
+            config = read_config(path)
+        except (InvalidCheckpointError, CheckpointReadError) as error:
+            notes.append(f"{error}; the configs are not compared")
+        else:
+            if config is not None:
+                configs.append(config)
+    return (config_differences(*configs) if len(configs) == 2 else []), notes
 
 
 def refuse_other_architecture(

@@ -6,17 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ckptdiff._core import Pairing, Table
 from ckptdiff.checkpoint import Checkpoint, TensorRef
-from ckptdiff.config import ConfigDifference
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named
 from ckptdiff.options import DiffOptions
 from ckptdiff.report import NotCompared, Report, not_compared
 from ckptdiff.rows import Rows
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
 
 __all__ = ["VERDICTS", "DiffReport", "ShapeMismatch"]
 

@@ -340,7 +340,7 @@ def _config(found: _Findings, path: str) -> ModelConfig | None:
 
 def _take_trainer_state(found: _Findings, path: str) -> None:
     for directory in config_directories(path):
-        file = training_state_file(directory)
+        file = _state_file(directory)
         if file is not None:
             name = os.path.relpath(file, directory).replace(os.sep, "/")
             try:
@@ -362,6 +362,14 @@ def _take_trainer_state(found: _Findings, path: str) -> None:
                 _take_counts(found, counts, _TRAINER_STATE, "num_input_tokens_seen")
                 log = state.get("log_history")
                 found.log = log if isinstance(log, list) else []
+
+
+def _state_file(directory: str) -> str | None:
+    """The state of OLMo's trainer; ``train.pt`` can be anything where no config of it is there."""
+    file = training_state_file(directory)
+    of_first = file is not None and os.path.basename(file) == "train.pt"
+    has_config = os.path.isfile(os.path.join(directory, "config.yaml"))
+    return None if of_first and not has_config else file
 
 
 def _take_counts(found: _Findings, state: Mapping[str, Any], name: str, tokens: str) -> None:

@@ -10,10 +10,11 @@ tokens seen, ``length`` the last one; an optimizer step numbered ``t`` is taken 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["STEPS", "TOKENS", "Schedule"]
 
@@ -24,6 +25,7 @@ _PARTS_AT_MOST = 100
 
 # A class of OLMo-core, by the last part of _CLASS_ -> the type that newer configs have.
 _TYPES_OF_CLASSES = {
+    "ComposableScheduler": "composable",
     "ConstantScheduler": "constant",
     "ConstantWithWarmup": "constant_with_warmup",
     "CosWithWarmup": "cos_with_warmup",
@@ -35,6 +37,7 @@ _TYPES_OF_CLASSES = {
     "PowerLR": "power_lr",
     "SequentialScheduler": "sequential",
     "WSD": "wsd",
+    "WSDS": "wsds",
 }
 
 # The names of the first generation -> those of OLMo-core that compute the same.
@@ -51,12 +54,63 @@ _NUMBERS = (
 )  # fmt: skip
 
 
+class Stage(NamedTuple):
+    """A stretch of ``duration`` steps or tokens, from one rate to another.
+
+    A rate is given as it is, or as a fraction of the peak; a start that is not given is where the
+    stage before it ended, the first one's the peak. ``shape`` is ``linear`` or ``cosine``.
+    """
+
+    duration: float
+    shape: str
+    start: float | None
+    start_fraction: float | None
+    end: float | None
+    end_fraction: float | None
+
+    @classmethod
+    def of(cls, config: object) -> Stage | None:
+        """The stage of OLMo-core's config of one; None where it makes no sense."""
+        if not isinstance(config, dict):
+            return None
+        keys = ("start_lr", "start_lr_fraction", "end_lr", "end_lr_fraction")
+        rates: list[Any] = [config.get(key) for key in keys]
+        duration: Any = config.get("duration")
+        shape = config.get("shape", "linear")
+        given = [duration, *(rate for rate in rates if rate is not None)]
+        if not all(map(_is_number, given)) or shape not in ("linear", "cosine"):
+            return None
+        if rates[2] is None and rates[3] is None:
+            return None
+        return cls(duration, shape, *rates)
+
+    def end_of(self, peak: float) -> float:
+        """The rate at its end."""
+        return self.end if self.end is not None else peak * (self.end_fraction or 0.0)
+
+    def rate(self, peak: float, before: float, t: float) -> float:
+        """The rate at ``t``, counted from its start, where ``before`` is the rate before it."""
+        start, end = before, self.end_of(peak)
+        if self.start is not None:
+            start = self.start
+        elif self.start_fraction is not None:
+            start = peak * self.start_fraction
+        if t >= self.duration:
+            return end
+        if self.shape == "linear":
+            return start + (end - start) * t / self.duration
+        return end + (start - end) * (1 + math.cos(math.pi * t / self.duration)) / 2
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A rule, by its name in OLMo-core, with its parameters; what is not given is not in them.
 
     ``units`` is what the rule counts, :data:`STEPS` or :data:`TOKENS`. A ``sequential`` schedule
-    has ``parts``, each of which but the last ends at one of ``ends``, counted from its own start.
+    has ``parts``, each of which but the last ends at one of ``ends``, counted from its own start; a
+    ``composable`` one has ``stages``. Either can have a ``last_decay``, which replaces whatever
+    would follow from ``last_decay_start`` on. A ``wsds`` schedule has ``periods``, each with its
+    length and the factor of its peak.
     """
 
     rule: str
@@ -64,6 +118,10 @@ class Schedule:
     parameters: Mapping[str, float] | None = None
     parts: tuple[Schedule, ...] = ()
     ends: tuple[float, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    periods: tuple[tuple[float, float], ...] = ()
+    last_decay: Stage | None = None
+    last_decay_start: float = math.inf
 
     @classmethod
     def of_olmo_core(cls, config: Mapping[str, Any]) -> Schedule | None:
@@ -72,7 +130,7 @@ class Schedule:
         if not isinstance(rule, str):
             name = config.get("_CLASS_")
             rule = _TYPES_OF_CLASSES.get(name.rpartition(".")[2]) if isinstance(name, str) else None
-        if rule not in _RULES and rule != "sequential":
+        if rule not in _RULES and rule not in ("composable", "sequential", "wsds"):
             return None
         # the names that warmup and decay had before they could count tokens
         named = {key: config.get(key) for key in _NUMBERS} | {
@@ -83,12 +141,25 @@ class Schedule:
         parameters = {key: value for key, value in named.items() if value is not None}
         parts: list[Schedule] = []
         ends: list[Any] = []
+        stages: list[Stage | None] = []
+        periods: list[tuple[Any, Any]] = []
+        if rule == "composable":
+            stages = [Stage.of(part) for part in _short_list(config.get("stages"))]
+        if rule == "wsds":
+            lengths = _short_list(config.get("period_lengths"))
+            factors = _short_list(config.get("period_lr_multipliers")) or [1.0] * len(lengths)
+            periods = list(zip(lengths, factors, strict=False))
+        if rule in ("composable", "wsds") and not ((stages and None not in stages) or periods):
+            return None
+        override: Any = config.get("override_decay")
+        last_decay = Stage.of(override)
+        if override is not None and (last_decay is None or not _is_number(override.get("start"))):
+            return None
         if rule == "sequential":
             held = config.get("schedulers")
             ends = config.get("schedulers_max") or config.get("schedulers_max_steps") or []
             if (
-                config.get("override_decay") is not None
-                or not isinstance(held, list)
+                not isinstance(held, list)
                 or not isinstance(ends, list)
                 or not held
                 or not len(held) - 1 <= len(ends) <= len(held) <= _PARTS_AT_MOST
@@ -102,9 +173,20 @@ class Schedule:
                     return None
                 parts.append(read)
         units = config.get("units", STEPS)
-        if units not in (STEPS, TOKENS) or not all(map(_is_number, [*parameters.values(), *ends])):
+        numbers = [*parameters.values(), *ends, *itertools.chain.from_iterable(periods)]
+        if units not in (STEPS, TOKENS) or not all(map(_is_number, numbers)):
             return None
-        return cls(rule, units, parameters, tuple(parts), tuple(ends))
+        return cls(
+            rule,
+            units,
+            parameters,
+            parts=tuple(parts),
+            ends=tuple(ends),
+            stages=tuple(stage for stage in stages if stage is not None),
+            periods=tuple(periods),
+            last_decay=last_decay,
+            last_decay_start=math.inf if last_decay is None else override["start"],
+        )
 
     @classmethod
     def of_first_olmo(cls, config: Mapping[str, Any], peak: float | None) -> Schedule | None:
@@ -149,6 +231,16 @@ class Schedule:
         return rate if math.isfinite(rate) and rate >= 0 else None
 
     def _rate(self, peak: float, t: float, length: float | None) -> float:
+        if self.last_decay is None or t < self.last_decay_start:
+            return self._rate_without_last_decay(peak, t, length)
+        before = self._rate_without_last_decay(peak, self.last_decay_start, length)
+        return self.last_decay.rate(peak, before, t - self.last_decay_start)
+
+    def _rate_without_last_decay(self, peak: float, t: float, length: float | None) -> float:
+        if self.stages:
+            return self._rate_in_stages(peak, t)
+        if self.periods:
+            return self._rate_in_periods(peak, t)
         if not self.parts:
             return _RULES[self.rule](_Parameters(self.parameters or {}, length), peak, t)
         for part, end in zip(self.parts[:-1], self.ends, strict=True):
@@ -159,6 +251,33 @@ class Schedule:
             t -= end
             length = None if length is None else length - end
         return self.parts[-1]._rate(peak, t, length)
+
+    def _rate_in_stages(self, peak: float, t: float) -> float:
+        before = peak
+        for stage in self.stages:
+            if t < stage.duration:
+                return stage.rate(peak, before, t)
+            before = stage.end_of(peak)
+            t -= stage.duration
+        return before
+
+    def _rate_in_periods(self, peak: float, t: float) -> float:
+        """Of WSD-S (Wen et al. 2024, arXiv 2410.05192): each period is stable, then decays."""
+        parameters = _Parameters(self.parameters or {}, None)
+        warmup = parameters.warmup_of(lambda: self.periods[0][0])
+        if t < warmup:
+            return parameters.warming(peak * self.periods[0][1], t, warmup)
+        start = 0.0
+        for number, (length, factor) in enumerate(self.periods):
+            end = start + length
+            # the last step of a period is its own, the very end of them all has decayed
+            if t <= end and (t < end or number < len(self.periods) - 1):
+                decay = parameters.decay_of(length)
+                if t < end - decay:
+                    return peak * factor
+                return parameters.decaying(peak * factor, end - t, decay)
+            start = end
+        return parameters("decay_min_lr", 0.0)
 
     def __str__(self) -> str:
         """The rule and what is given of it but for its warm-up, always in the same order."""
@@ -172,6 +291,12 @@ class Schedule:
         if self.parts:
             ends = [*map(_short, self.ends), "end"]
             given += [f"{part} to {end}" for part, end in zip(self.parts, ends, strict=True)]
+        given += [
+            f"{_short(length)} at {_short(factor)} of the peak" for length, factor in self.periods
+        ]
+        given += [_stage_text(stage) for stage in self.stages]
+        if self.last_decay is not None:
+            given.append(f"from {_short(self.last_decay_start)} {_stage_text(self.last_decay)}")
         if self.units != STEPS:
             given.append(f"in {self.units}")
         return f"{words} ({', '.join(given)})" if given else words
@@ -214,9 +339,12 @@ class _Parameters:
 
     @property
     def decay(self) -> float:
+        return self._given["decay"] if "decay" in self._given else self.decay_of(self.run_length)
+
+    def decay_of(self, length: float) -> float:
         if "decay" in self._given:
             return self._given["decay"]
-        return round(self.run_length * self._given.get("decay_fraction", 0.1))
+        return round(length * self._given.get("decay_fraction", 0.1))
 
     def warming(self, peak: float, t: float, warmup: float) -> float:
         lowest = self("warmup_min_lr", 0.0)
@@ -326,6 +454,23 @@ _RULES: dict[str, Callable[[_Parameters, float, float], float]] = {
     "power_lr": _power,
     "wsd": _wsd,
 }
+
+
+def _short_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) and len(value) <= _PARTS_AT_MOST else []
+
+
+def _stage_text(stage: Stage) -> str:
+    def rate(value: float | None, fraction: float | None) -> str | None:
+        if value is not None:
+            return repr(float(value))
+        return None if fraction is None else f"{_short(fraction)} of the peak"
+
+    start = rate(stage.start, stage.start_fraction)
+    words = [stage.shape, *(["from", start] if start else [])]
+    return " ".join(
+        [*words, "to", rate(stage.end, stage.end_fraction) or "", "in", _short(stage.duration)]
+    )
 
 
 def _is_number(value: object) -> bool:

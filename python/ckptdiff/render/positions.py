@@ -100,7 +100,7 @@ def _in_full(position: TrainingPosition, screen: Screen) -> Iterator[str]:
     if not position.is_known:
         yield "  neither its name, a trainer's state nor a config tells where training stood"
         return
-    known = [name for name in _FIELDS if name in position.sources]
+    known = [name for name in _FIELDS if _is_worth_showing(position, name)]
     names = [_FIELDS[name] for name in known]
     values = [_exact(position, name) for name in known]
     name_width, value_width = widest(names), widest(values)
@@ -130,14 +130,14 @@ def _shown_fields(positions: Sequence[TrainingPosition]) -> list[str]:
     return [
         name
         for name in _FIELDS
-        if name in _ALWAYS_SHOWN
-        or any(
-            name in position.sources
-            # the same in a first stage
-            and (name != "stage_tokens" or position.stage_tokens != position.tokens)
-            for position in positions
-        )
+        if name in _ALWAYS_SHOWN or any(_is_worth_showing(position, name) for position in positions)
     ]
+
+
+def _is_worth_showing(position: TrainingPosition, name: str) -> bool:
+    # in a first stage both counts are the same
+    is_said = name == "stage_tokens" and position.stage_tokens == position.tokens
+    return name in position.sources and not is_said
 
 
 def _short(position: TrainingPosition, name: str) -> str:

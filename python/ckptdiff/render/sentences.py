@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ckptdiff.checkpoint import TensorRef
-from ckptdiff.config import ConfigDifference
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.diff_report import DiffReport, ShapeMismatch
 from ckptdiff.render.escape import escape
 from ckptdiff.render.units import percent, plural, shape_text
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
 
 __all__ = [
     "config_text",

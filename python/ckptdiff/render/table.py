@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.checkpoint import Checkpoint
-from ckptdiff.config import ConfigDifference
 from ckptdiff.diff_report import VERDICTS, DiffReport
 from ckptdiff.render.cells import (
     VERDICT_MARKS,
@@ -43,6 +42,9 @@ from ckptdiff.render.units import (
 )
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
 
 __all__ = ["difference_lines", "report_lines", "rows_that_fit"]
 
