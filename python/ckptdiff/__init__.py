@@ -14,22 +14,25 @@ __all__ = [
     "CheckpointReadError",
     "DiffReport",
     "InvalidCheckpointError",
+    "MixReport",
     "Row",
     "Span",
     "StatsReport",
     "TensorRef",
     "__version__",
     "diff",
+    "mix",
     "open",
     "stats",
 ]
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
+    from ckptdiff.api import diff, mix, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
+    from ckptdiff.mix import MixReport
     from ckptdiff.rows import Row
     from ckptdiff.stats_report import StatsReport
 else:
@@ -37,10 +40,11 @@ else:
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "open", "stats"),
+        "api": ("diff", "mix", "open", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
+        "mix": ("MixReport",),
         "rows": ("Row",),
         "stats_report": ("StatsReport",),
     }
