@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-    from ckptdiff.mix import MixReport
+    from ckptdiff.mix_report import MixReport
     from ckptdiff.rows import Row
     from ckptdiff.stats_report import StatsReport
 else:
@@ -44,7 +44,7 @@ else:
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
-        "mix": ("MixReport",),
+        "mix_report": ("MixReport",),
         "rows": ("Row",),
         "stats_report": ("StatsReport",),
     }

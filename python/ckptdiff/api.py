@@ -19,7 +19,7 @@ from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
-from ckptdiff.mix import MixReport
+from ckptdiff.mix_report import MixReport
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport

@@ -12,7 +12,7 @@ from ckptdiff.cli import options
 from ckptdiff.cli.errors import print_message
 from ckptdiff.cli.output import RowsBy, prepare, write, write_lines
 from ckptdiff.cli.progress import ProgressBar
-from ckptdiff.mix import COLUMNS, MixReport
+from ckptdiff.mix_report import COLUMNS, MixReport
 from ckptdiff.render.units import duration, human_bytes, rate
 from ckptdiff.suggest import unknown
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 from ckptdiff.checkpoint import Checkpoint
-from ckptdiff.mix import MixReport, MixRow
+from ckptdiff.mix_report import MixReport, MixRow
 from ckptdiff.render import json
 from ckptdiff.render.csv import csv_value
 from ckptdiff.render.escape import escape

@@ -46,7 +46,7 @@ COLUMNS = (
 
 
 class Combination(NamedTuple):
-    """``coefficients`` (K,) of the parts, their ``residual`` ``||t - sum c_k p_k||``, and ``||t||``."""
+    """``coefficients`` (K,) of the parts, ``||t - sum c_k p_k||``, and ``norm`` ``||t||``."""
 
     coefficients: tuple[float, ...]
     residual: float
@@ -124,7 +124,7 @@ class MixReport:
         self._selection = Selection()
         self._all_rows = self._grouped(str)
         self._rows = self._all_rows
-        self._total = self._grouped(lambda _: "total")
+        self._total = self._row("total", range(len(self._names)))
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class MixReport:
     @property
     def total(self) -> MixRow:
         """All tensors as one row, whose name is ``total``."""
-        return self._total[0]
+        return self._total
 
     @property
     def exact(self) -> bool:
@@ -268,7 +268,7 @@ class MixReport:
 
     def _grouped(self, key: Callable[[str], str]) -> tuple[MixRow, ...]:
         """A row for each group of tensors, in the order in which their first tensors come."""
-        groups: dict[str, list[int]] = {} if self._names else {"total": []}
+        groups: dict[str, list[int]] = {}
         for index, name in enumerate(self._names):
             groups.setdefault(key(name), []).append(index)
         return tuple(self._row(name, members) for name, members in groups.items())
