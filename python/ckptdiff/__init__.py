@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointReadError",
     "DiffReport",
     "InvalidCheckpointError",
+    "MixReport",
     "Row",
     "SeriesReport",
     "Span",
@@ -23,6 +24,7 @@ __all__ = [
     "TrainingPosition",
     "__version__",
     "diff",
+    "mix",
     "open",
     "position_of",
     "series",
@@ -31,7 +33,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, open, series, stats  # noqa: A004 - as ckptdiff.open, like gzip's
+    from ckptdiff.api import diff, mix, open, series, stats  # noqa: A004 - like gzip.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import (
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         CheckpointReadError,
         InvalidCheckpointError,
     )
+    from ckptdiff.mix_report import MixReport
     from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
     from ckptdiff.series.report import SeriesReport
@@ -49,7 +52,7 @@ else:
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "open", "series", "stats"),
+        "api": ("diff", "mix", "open", "series", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": (
@@ -58,6 +61,7 @@ else:
             "CheckpointReadError",
             "InvalidCheckpointError",
         ),
+        "mix_report": ("MixReport",),
         "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
         "series.report": ("SeriesReport",),

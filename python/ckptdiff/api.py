@@ -19,6 +19,7 @@ from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
+from ckptdiff.mix_report import MixReport
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport
@@ -26,7 +27,7 @@ from ckptdiff.stats_report import StatsReport
 if TYPE_CHECKING:
     from ckptdiff.series.report import SeriesReport
 
-__all__ = ["CheckpointLike", "diff", "open", "series", "stats"]
+__all__ = ["CheckpointLike", "diff", "mix", "open", "series", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -239,6 +240,77 @@ def stats(
         named=named,
         options=options,
         notes=tuple(notes),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def mix(
+    target: CheckpointLike,
+    parts: Iterable[CheckpointLike],
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Progress | None = None,
+    key: str | None = None,
+    optimizer: bool = False,
+) -> MixReport:
+    """Tell what ``target`` is made of: which combination of ``parts`` comes nearest to it.
+
+    Least-squares coefficients for each tensor and in total, and whether the target is exactly the
+    mean of the parts, taken in float32 and rounded. Everything is read twice. The other arguments
+    and errors are those of :func:`diff` and :func:`open`.
+
+    Raises ValueError for no parts, too, and InvalidCheckpointError for a target of a dtype that
+    nothing is rounded to, such as a quantised one.
+    """
+    rules = Rules.of(include, exclude)
+    check_threads(threads)
+    check_isa(isa)
+    check_io(io)
+    if isinstance(parts, (str, bytes, PathLike, Mapping)):
+        raise TypeError("parts is a sequence of checkpoints, not one")
+    checkpoints = [open(part, key=key, optimizer=optimizer) for part in parts]
+    if not checkpoints:
+        raise ValueError("there are no parts that the target could be made of")
+    checkpoints.append(open(target, key=key, optimizer=optimizer))
+    named = [Named(None) for _ in checkpoints]
+    if rules != Rules():
+        named = [apply_rules(checkpoint.names(), rules, ()) for checkpoint in checkpoints]
+    notes = unmatched(rules, *named)
+    _refuse_empty_choice(*zip(checkpoints, named, strict=True))
+    manifests = [checkpoint.manifest for checkpoint in checkpoints]
+    names = [of_one.for_core for of_one in named]
+    start = time.perf_counter()
+    run = _core.series(
+        manifests,
+        names,
+        # all hang on the first part
+        [-1] + [0] * (len(checkpoints) - 1),
+        threads=threads,
+        isa=isa,
+        io=io,
+        on_progress=on_progress and (lambda done, total: on_progress(done, 2 * total)),
+    )
+    means = _core.rounded_mean(
+        manifests[-1],
+        manifests[:-1],
+        names[-1],
+        names[:-1],
+        threads=threads,
+        isa=isa,
+        io=io,
+        on_progress=on_progress and (lambda done, total: on_progress(total + done, 2 * total)),
+    )
+    return MixReport(
+        target=checkpoints[-1],
+        parts=checkpoints[:-1],
+        rules=rules,
+        run=run,
+        means=means,
+        notes=notes,
         seconds=time.perf_counter() - start,
     )
 
