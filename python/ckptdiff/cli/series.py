@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -14,9 +14,9 @@ from ckptdiff.cli.errors import print_message
 from ckptdiff.cli.output import RowsBy, prepare, write, write_lines
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.render.units import duration, human_bytes, rate
-from ckptdiff.series.order import ORDERS
-from ckptdiff.series.report import SeriesReport
-from ckptdiff.series.stored import is_stored
+
+if TYPE_CHECKING:
+    from ckptdiff.series.report import SeriesReport
 
 __all__ = ["command"]
 
@@ -47,8 +47,8 @@ interrupted. Events are answers and change nothing.
 )
 @click.option(
     "--order",
-    type=click.Choice(ORDERS),
-    default=ORDERS[0],
+    type=click.Choice(("position", "given")),
+    default="position",
     show_default=True,
     help="Order by stage, ingredient and step, or keep the order given.",
 )
@@ -119,6 +119,10 @@ def command(
     Each checkpoint is read once. RUN_DIR has them, or directories of them for stages and
     ingredients; what --save has stored is shown without reading any.
     """
+    # numpy comes with these, and help can do without
+    from ckptdiff.series.report import SeriesReport
+    from ckptdiff.series.stored import is_stored
+
     prepare(output)
     _prepare_files(save, plots, csv_folder)
     table = None
