@@ -220,23 +220,22 @@ def _repository(directory: str) -> str | None:
 
 def _references(repository: str, commit: str) -> list[str]:
     """The revisions that stand for a commit, those that tell a step before others."""
-    names = []
     folder = os.path.join(repository, "refs")
-    files = 0
-    for directory, _, entries in os.walk(folder):
-        for entry in entries:
-            files += 1
-            if files > _REFERENCES_AT_MOST:
-                break
-            path = os.path.join(directory, entry)
-            try:
-                with open(path, encoding="ascii", errors="replace") as file:
-                    content = file.read(_COMMIT_BYTES).strip()
-            except OSError:
-                # what cannot be read is no name of this commit that anybody could use
-                continue
-            if content == commit:
-                names.append(os.path.relpath(path, folder))
+    files = (
+        os.path.join(directory, entry)
+        for directory, _, entries in os.walk(folder)
+        for entry in entries
+    )
+    names = []
+    for path in islice(files, _REFERENCES_AT_MOST):
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                content = file.read(_COMMIT_BYTES).strip()
+        except OSError:
+            # what cannot be read is no name of this commit that anybody could use
+            continue
+        if content == commit:
+            names.append(os.path.relpath(path, folder))
     return sorted(names, key=lambda name: (parse_revision(name).says_nothing, name))
 
 
