@@ -260,9 +260,23 @@ def test_a_label_that_does_not_fit(tmp_path: Path) -> None:
     report = ckptdiff.series(tmp_path)
     assert [one.step for one in report.checkpoints] == [10, 25, 30]
     assert report.checkpoints[0].learning_rate == 1e-4
-    problem = next(one for one in report.problems if one.kind == "label_mismatch")
+    (problem,) = (one for one in report.problems if one.kind == "label_mismatch")
     assert problem.labels == ("checkpoint-20",)
-    assert "step is 25 by trainer_state.json global_step, but 20" in problem.text
+    assert problem.text == (
+        "checkpoint-20: step is 25 by trainer_state.json global_step, "
+        "but 20 by directory name checkpoint-20"
+    )
+    # a label that the caller gave, and one that a list gives
+    named = {f"step{n}": tmp_path / f"checkpoint-{n}" for n in (10, 30)}
+    given = ckptdiff.series({"step11": tmp_path / "checkpoint-10", **named})
+    (problem,) = (one for one in given.problems if one.kind == "label_mismatch")
+    assert problem.text.startswith("step11: step is 10 by")
+    assert problem.text.endswith("but 11 by label")
+    table = tmp_path / "list.csv"
+    table.write_text("Step,Checkpoint Directory\n10,checkpoint-10\n31,checkpoint-30\n")
+    listed = ckptdiff.series(lists=table)
+    (problem,) = (one for one in listed.problems if one.kind == "label_mismatch")
+    assert problem.text.endswith("but 31 by the list")
 
 
 def test_another_shape_is_left_out(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_lines_keep_within_a_screen(columns: int, here: Path) -> None:
     outcome = invoke("series", "run", "--pick", "4", "--by", "layer", env={"COLUMNS": str(columns)})
     too_long = [line for line in outcome.stdout.splitlines() if len(line) > columns]
     assert too_long == []
-    assert outcome.stdout.count("stage1-step100") + outcome.stdout.count("tokens1B") >= 1
+    assert "stage1-step100" in outcome.stdout
 
 
 def test_plain_text_without_colours(here: Path) -> None:
@@ -118,7 +118,10 @@ def test_plain_text_without_colours(here: Path) -> None:
 def test_a_line_for_each_checkpoint(here: Path) -> None:
     lines = invoke("series", "run", env={"COLUMNS": "200"}).stdout.splitlines()
     labels = [path.name for path in (here / "run").iterdir()]
-    assert {line.split()[0] for line in lines[3:16]} == set(labels)
+    # the tokens have a column of their own
+    assert {line.split()[0] for line in lines[3:16]} == {
+        label.partition("-tokens")[0] for label in labels
+    }
 
 
 def test_names_of_files_cannot_command_a_terminal(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ checkpoints, and correlations with evaluations.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from ckptdiff.render.escape import escape
 from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lines
 from ckptdiff.render.screen import Screen
 from ckptdiff.render.units import exponential, human_count, percent, plural, scientific
-from ckptdiff.series.data import ROOT, Floats
+from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint
 from ckptdiff.series.evals import Correlation
 from ckptdiff.series.events import Event
 from ckptdiff.series.problems import Problem
@@ -33,6 +34,8 @@ _ROWS_AT_MOST = 40
 _MARKS_AT_MOST = 2
 _TENSORS_NAMED = 2
 _SPARKLINE_WIDTH = 24
+
+_TOKENS = re.compile(r"(?<=[0-9])-tokens[0-9.]+[KMBTkmbt]?$")
 
 # What an event or a problem is called at the end of its checkpoint's line.
 _EVENT_MARKS = {
@@ -100,7 +103,7 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
     columns: list[tuple[Column, list[Cell]]] = [
         (
             Column("checkpoint", flexible=True),
-            [Cell(escape(one.label)) for one in checkpoints],
+            [Cell(label) for label in _labels(checkpoints)],
         )
     ]
     for name, header, priority in (("stage", "stage", 7), ("ingredient", "ingr.", 7)):
@@ -131,8 +134,9 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
         ]
         columns.append((Column("changed", right=True, priority=3), cells))
     columns.append((Column(""), _marks(report)))
+    labels = _labels(checkpoints)
     begins = [
-        "" if one.parent in (index - 1, ROOT) else escape(checkpoints[one.parent].label)
+        "" if one.parent in (index - 1, ROOT) else labels[one.parent]
         for index, one in enumerate(checkpoints)
     ]
     if any(begins):
@@ -140,6 +144,13 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
         columns.append((Column("branches from", priority=5), [Cell(text) for text in begins]))
     strips = [Strip.of(cells) for _, cells in columns]
     yield from table_lines([column for column, _ in columns], [strips], screen)
+
+
+def _labels(checkpoints: Sequence[SeriesCheckpoint]) -> list[str]:
+    """The labels without the tokens at their end, which have a column, if that tells all apart."""
+    labels = [escape(one.label) for one in checkpoints]
+    short = [_TOKENS.sub("", label) for label in labels]
+    return short if len(set(short)) == len(short) else labels
 
 
 def _counts(values: Sequence[int | None]) -> list[Cell]:
@@ -264,16 +275,13 @@ def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
         shown = tuple(events[at] for at in sorted(strongest[:_EVENTS_AT_MOST]))
     yield ""
     yield f"{screen.style('events', 'bold yellow')} ({len(events):,})"
-    width = max(display_width(escape(_label(report, event))) for event in shown)
+    labels = _labels(report.checkpoints)
+    width = max(display_width(labels[event.checkpoint]) for event in shown)
     for event in shown:
-        label = escape(_label(report, event))
+        label = labels[event.checkpoint]
         padding = " " * (width - display_width(label))
         yield from _wrapped(f"  {label}{padding}  {_event_text(event)}", width + 6, screen)
     yield from _rest(len(events), _EVENTS_AT_MOST, screen)
-
-
-def _label(report: SeriesReport, event: Event) -> str:
-    return report.checkpoints[event.checkpoint].label
 
 
 def _event_text(event: Event) -> str:
@@ -312,7 +320,8 @@ def _picked_section(report: SeriesReport, count: int, screen: Screen) -> Iterato
     picked = report.pick(count)
     yield ""
     yield f"{screen.style('picked', 'bold')} ({len(picked)} of {len(report):,})"
-    labels = [escape(report.checkpoints[one.index].label) for one in picked]
+    all_labels = _labels(report.checkpoints)
+    labels = [all_labels[one.index] for one in picked]
     width = max(map(display_width, labels), default=0)
     for label, one in zip(labels, picked, strict=True):
         padding = " " * (width - display_width(label))

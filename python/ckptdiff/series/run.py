@@ -163,15 +163,14 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         for conflict in position.conflicts
     ]
     problems += [Problem("unreadable", text, (found.label,)) for text in position.problems]
-    told = (("the list", found.step), ("the label", revision.step))
-    for who, step in told if position.step is not None else ():
-        if step is not None and step != position.step:
-            text = (
-                f"{found.label}: step is {position.step:,} by {position.sources['step']}, "
-                f"but {step:,} by {who}"
-            )
-            problems.append(Problem("label_mismatch", text, (found.label,)))
-            break
+    # what the position knows of the names around a checkpoint, it has held against them itself
+    who, step = ("the list", found.step) if found.step is not None else ("label", revision.step)
+    if None not in (step, position.step) and step != position.step and not position.conflicts:
+        text = (
+            f"{found.label}: step is {position.step:,} by {position.sources['step']}, "
+            f"but {step:,} by {who}"
+        )
+        problems.append(Problem("label_mismatch", text, (found.label,)))
     stage = _first(found.stage, position.stage, revision.stage)
     tokens = _first(found.tokens, position.tokens)
     if tokens is None and revision.tokens is not None and (stage is None or stage == 1):
