@@ -25,9 +25,12 @@ __all__ = [
 class ArchitectureMismatchError(ValueError):
     """The two checkpoints of a diff are models of different architectures, by their configs.
 
-    ``differences`` are the fields of the architecture in which the configs differ.
+    ``differences`` are the fields of the architecture in which the configs differ; ``summary`` is
+    the message without them.
     """
 
-    def __init__(self, message: str, differences: tuple[ConfigDifference, ...]) -> None:
-        super().__init__(message)
+    def __init__(self, summary: str, differences: tuple[ConfigDifference, ...]) -> None:
+        fields = ", ".join(f"{part.field} {part.a} and {part.b}" for part in differences)
+        super().__init__(f"{summary}: {fields}")
+        self.summary = summary
         self.differences = differences

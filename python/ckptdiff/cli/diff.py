@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from ckptdiff import api
 from ckptdiff.cli import options
-from ckptdiff.cli.errors import TROUBLE, print_lines, print_message
+from ckptdiff.cli.errors import print_message
 from ckptdiff.cli.output import RowsBy, chosen, prepare, write_report
 from ckptdiff.cli.progress import ProgressBar
-from ckptdiff.errors import ArchitectureMismatchError
 from ckptdiff.render.units import duration, human_bytes, rate
 
 __all__ = ["command"]
@@ -98,34 +95,26 @@ def command(
     # a run of nothing has the columns of any run: a mistyped column shows now, not when all is read
     of_nothing = api.diff({}, {}, thresholds=thresholds, histogram=histogram)
     chosen(of_nothing, by=by, sort=sort, top=None)
-    try:
-        with ProgressBar(quiet=quiet) as progress:
-            report = api.diff(
-                a,
-                b,
-                include=include,
-                exclude=exclude,
-                rename=rename,
-                atol=atol,
-                rtol=rtol,
-                cast=cast,
-                thresholds=thresholds,
-                histogram=histogram,
-                threads=threads,
-                io=io,
-                on_progress=progress,
-                key_a=key if key_a is None else key_a,
-                key_b=key if key_b is None else key_b,
-                optimizer=optimizer,
-                force=force,
-            )
-    except ArchitectureMismatchError as error:
-        _print_differences(error)
-        print_message(
-            f"error: {a} and {b} are models of different architectures, by their configs; "
-            "--force compares what has one name and one shape"
+    with ProgressBar(quiet=quiet) as progress:
+        report = api.diff(
+            a,
+            b,
+            include=include,
+            exclude=exclude,
+            rename=rename,
+            atol=atol,
+            rtol=rtol,
+            cast=cast,
+            thresholds=thresholds,
+            histogram=histogram,
+            threads=threads,
+            io=io,
+            on_progress=progress,
+            key_a=key if key_a is None else key_a,
+            key_b=key if key_b is None else key_b,
+            optimizer=optimizer,
+            force=force,
         )
-        return TROUBLE
     for note in report.notes:
         if not quiet:
             print_message(f"warning: {note}")
@@ -139,12 +128,3 @@ def command(
             f"{rate(report.bytes_read, report.seconds)}"
         )
     return report.exit_status
-
-
-def _print_differences(error: ArchitectureMismatchError) -> None:
-    # what most runs do without, and a moment to import
-    from ckptdiff.render.screen import Screen
-    from ckptdiff.render.table import difference_lines
-
-    if sys.stderr is not None:
-        print_lines(difference_lines(error.differences, Screen.of(sys.stderr)))
