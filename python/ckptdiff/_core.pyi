@@ -122,7 +122,9 @@ class Manifest:
         self,
         items: Iterable[
             tuple[str, int]
-            | tuple[str, Sequence[int], Sequence[tuple[int, int, Sequence[int], Sequence[int] | None]]]
+            | tuple[
+                str, Sequence[int], Sequence[tuple[int, int, Sequence[int], Sequence[int] | None]]
+            ]
         ],
     ) -> Manifest:
         """Describe other tensors in the same bytes; nothing is copied or read.

@@ -21,6 +21,7 @@ from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
+from ckptdiff.pairing import check_map, pair
 from ckptdiff.stats_report import StatsReport
 
 __all__ = ["CheckpointLike", "diff", "open", "stats"]
@@ -71,6 +72,7 @@ def diff(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     rename: str | Iterable[str | tuple[str, str]] = (),
+    map: str | PathLike[str] | None = "auto",  # noqa: A002 - what the command calls it
     atol: float = 0.0,
     rtol: float = 0.0,
     cast: str | None = None,
@@ -95,7 +97,11 @@ def diff(
         include: Globs; where any is given, only names that match one are compared.
         exclude: Globs of names that are not compared. ``*`` crosses dots.
         rename: ``REGEX=REPLACEMENT`` rules, or pairs of the two, applied in order to A's names
-            before the globs see them.
+            before the map and the globs see them.
+        map: How A's tensors that have no partner are brought under B's names, as docs/names.md has
+            it: ``auto`` where both layouts are known, ``none``, the name of a map, or the path of
+            a TOML file. A tied weight that one side does not store is compared as its twin, but
+            with ``none``. :attr:`DiffReport.map` and ``remarks`` say what was done.
         atol: Absolute tolerance: a tensor is ``within_tolerance`` where
             ``|d| <= atol + rtol * |a|`` holds for each of its elements.
         rtol: Relative tolerance.
@@ -112,34 +118,36 @@ def diff(
         optimizer: Include optimizer state.
 
     Raises:
-        ValueError: An option is out of range, two names collide after renaming, or the globs leave
-            nothing to compare.
+        ValueError: An option is out of range, two names collide after renaming, a map's file is
+            none or does not fit, or the globs leave nothing to compare.
+        FileNotFoundError: There is no map file at the path.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
             :func:`open`; also while tensors are read.
     """
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
-        rules=rules, atol=atol, rtol=rtol, cast=cast, thresholds=thresholds, histogram=histogram
+        rules=rules,
+        map=check_map(map),
+        atol=atol,
+        rtol=rtol,
+        cast=cast,
+        thresholds=thresholds,
+        histogram=histogram,
     )
     check_threads(threads)
     check_isa(isa)
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-    named_a, named_b = Named(None), Named(None)
-    if rules.include or rules.exclude:
-        named_b = apply_rules(checkpoint_b.names(), rules, ())
-    if rules != Rules():
-        named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = unmatched(rules, named_a, named_b)
-    _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
-    pairing = _core.Pairing(
-        checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
-    )
-    unsupported = pairing.unsupported
-    notes += unsupported_notes(
-        LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
-    )
+    sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
+    _refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
+    pairing = sides.pairing
+    notes = [
+        *sides.notes,
+        *unsupported_notes(
+            LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
+        ),
+    ]
     start = time.perf_counter()
     table = _core.diff(
         pairing,
@@ -155,11 +163,7 @@ def diff(
     )
     return DiffReport(
         table,
-        a=checkpoint_a,
-        b=checkpoint_b,
-        pairing=pairing,
-        named_a=named_a,
-        named_b=named_b,
+        sides=sides,
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,

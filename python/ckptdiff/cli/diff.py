@@ -21,7 +21,8 @@ Examples:
   ckptdiff diff base/ tuned/
   ckptdiff diff base/ tuned/ --by layer --sort rel_l2
   ckptdiff diff fp32.safetensors bf16.safetensors --cast BF16
-  ckptdiff diff native/ hf/ --rename '^blocks\\.=model.layers.'
+  ckptdiff diff native/ hf/
+  ckptdiff diff mine/ hf/ --rename '^blocks\\.=model.layers.'
   ckptdiff diff a/ b/ --format json | jq .summary
 
 \b
@@ -41,6 +42,13 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
     metavar="REGEX=REPLACEMENT",
     multiple=True,
     help="Rewrite A's names before pairing, split at the last '='. Repeatable, in order.",
+)
+@click.option(
+    "--map",
+    "name_map",
+    metavar="NAME|FILE|none",
+    default="auto",
+    help="How A's names become B's: a map by name, a TOML file, none; auto finds it.",
 )
 @click.option(
     "--atol", metavar="X", type=float, default=0.0, help="Tolerate |d| up to X + rtol·|a|."
@@ -70,6 +78,7 @@ def command(
     key_b: str | None,
     optimizer: bool,
     rename: tuple[str, ...],
+    name_map: str,
     atol: float,
     rtol: float,
     cast: str | None,
@@ -100,6 +109,7 @@ def command(
             include=include,
             exclude=exclude,
             rename=rename,
+            map=name_map,
             atol=atol,
             rtol=rtol,
             cast=cast,

@@ -10,7 +10,13 @@ from ckptdiff.render.units import percent, plural, shape_text
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["coverage_texts", "mismatch_text", "shown_texts", "tensor_text"]
+__all__ = ["coverage_texts", "mismatch_text", "remark_texts", "shown_texts", "tensor_text"]
+
+
+def remark_texts(report: Report) -> list[str]:
+    """How names were brought together."""
+    remarks = report.remarks if isinstance(report, DiffReport) else ()
+    return [escape(remark) for remark in remarks]
 
 
 def tensor_text(tensor: TensorRef) -> str:

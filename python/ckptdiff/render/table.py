@@ -27,6 +27,7 @@ from ckptdiff.render.screen import Screen
 from ckptdiff.render.sentences import (
     coverage_texts,
     mismatch_text,
+    remark_texts,
     shown_texts,
     tensor_text,
 )
@@ -62,8 +63,9 @@ def rows_that_fit(report: Report, screen: Screen) -> int:
     counts = [len(report.nonfinite_rows)]
     if isinstance(report, DiffReport):
         counts += [len(report.only_in_a), len(report.only_in_b), len(report.shape_mismatch)]
+    lines = _OTHER_LINES + len(remark_texts(report))
     listed = sum(min(count, _LISTED + 1) + 1 for count in counts if count)
-    return max(5, min(40, screen.height - _OTHER_LINES - listed))
+    return max(5, min(40, screen.height - lines - listed))
 
 
 def report_lines(report: Report, screen: Screen, *, hint: str | None = None) -> Iterator[str]:
@@ -96,6 +98,7 @@ def report_lines(report: Report, screen: Screen, *, hint: str | None = None) -> 
     yield from _nonfinite_lines(report, screen)
     if isinstance(report, DiffReport):
         yield from _unpaired_lines(report, screen)
+    yield from remark_texts(report)
     yield from _coverage_lines(report, screen)
     for line in shown_texts(report):
         yield screen.style(f"{line}; {hint}", "dim")
