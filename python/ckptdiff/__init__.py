@@ -21,12 +21,13 @@ __all__ = [
     "__version__",
     "diff",
     "open",
+    "propose_map",
     "stats",
 ]
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
+    from ckptdiff.api import diff, open, propose_map, stats  # noqa: A004 - reads as ckptdiff.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
@@ -37,7 +38,7 @@ else:
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "open", "stats"),
+        "api": ("diff", "open", "propose_map", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
@@ -24,7 +24,10 @@ from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, che
 from ckptdiff.pairing import check_map, pair
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["CheckpointLike", "diff", "open", "stats"]
+if TYPE_CHECKING:
+    from ckptdiff.naming.proposal import Proposal
+
+__all__ = ["CheckpointLike", "diff", "open", "propose_map", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -224,6 +227,22 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def propose_map(
+    a: CheckpointLike, b: CheckpointLike, *, threads: int = 0, io: str = "auto"
+) -> Proposal:
+    """Propose a map for tensors that have no partner, by their bytes, shapes and names.
+
+    The text of the proposal is a TOML file for ``diff(map=...)``, to be read before it is used.
+
+    Raises ValueError where nothing can be proposed, and what :func:`open` raises.
+    """
+    check_threads(threads)
+    check_io(io)
+    from ckptdiff.naming.proposal import propose_map as propose
+
+    return propose(open(a), open(b), threads=threads, io=io)
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:
