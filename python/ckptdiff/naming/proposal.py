@@ -327,4 +327,4 @@ def _quoted(text: str) -> str:
         return f"'{text}'"
     import json
 
-    return json.dumps(text).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
