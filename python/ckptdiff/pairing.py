@@ -95,13 +95,18 @@ def pair(a: Checkpoint, b: Checkpoint, rules: Rules, choice: str) -> Sides:
 
 
 def _by_names(a: Checkpoint, b: Checkpoint, rules: Rules) -> Sides:
-    named_a, named_b = Named(None), Named(None)
-    if rules.include or rules.exclude:
-        named_b = apply_rules(b.names(), rules, ())
+    named_a, named_b = Named(None), _chosen(b, rules)
     if rules != Rules():
         named_a = apply_rules(a.names(), rules, rules.renames)
     pairing = Pairing(a.manifest, b.manifest, named_a.for_core, named_b.for_core)
     return Sides(a, b, named_a, named_b, pairing, notes=tuple(unmatched(rules, named_a, named_b)))
+
+
+def _chosen(checkpoint: Checkpoint, rules: Rules) -> Named:
+    """What the globs leave of a checkpoint, under the names it has."""
+    if rules.include or rules.exclude:
+        return apply_rules(checkpoint.names(), rules, ())
+    return Named(None)
 
 
 def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choice: str) -> Sides:
@@ -139,9 +144,9 @@ def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choi
     if a is not sides.a:
         # its names are final now, and have been through the rename rules
         renames = {rule for rule in named_a.matched if rule.startswith("rename ")}
-        named_a = apply_rules(a.names(), rules, ())
+        named_a = _chosen(a, rules)
         named_a = replace(named_a, matched=named_a.matched | renames)
-    named_b = apply_rules(b.names(), rules, ())
+    named_b = _chosen(b, rules)
     pairing = Pairing(a.manifest, b.manifest, named_a.for_core, named_b.for_core)
     made = Sides(a, b, named_a, named_b, pairing, map_name, tuple(remarks))
     return replace(made, notes=(*unmatched(rules, named_a, named_b), *notes, *_hint(made, rules)))

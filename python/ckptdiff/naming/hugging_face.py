@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 
 from ckptdiff.naming.experts import expert, stacked
-from ckptdiff.naming.parts import Layout, Model, Orientation, Shape, Stored, in_rows, whole
+from ckptdiff.naming.parts import Layout, Model, Orientation, Shape, Stored, in_rows
 
 __all__ = ["HUGGING_FACE"]
 
@@ -70,27 +70,36 @@ _EXPERT = re.compile(
 _MIXTRAL = {"w1": "gate", "w2": "down", "w3": "up"}
 
 
-def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+def _part(name: str, model: Model) -> str | None:
     if name in _OUTSIDE:
-        return whole(_OUTSIDE[name], shape)
+        return _OUTSIDE[name]
     match = _LAYER.fullmatch(name)
     if match is None:
         return None
     layer, rest = match.groups()
     module, _, kind = rest.rpartition(".")
-    if kind in ("weight", "bias"):
-        if module in _MODULES:
-            return whole(f"layers.{layer}.{_MODULES[module]}.{kind}", shape)
-        if module in _NORMS:
-            norm = _norms_of(layer, model).get(module)
-            return None if norm is None else whole(f"layers.{layer}.{norm}.{kind}", shape)
-        if module == "mlp.gate_up_proj" and shape and shape[0] % 2 == 0:
-            names = [f"layers.{layer}.feed_forward.{part}.{kind}" for part in ("gate", "up")]
-            return in_rows(names, [shape[0] // 2] * 2, shape)
+    if kind not in ("weight", "bias"):
+        return None
+    part = _MODULES.get(module)
+    if part is None and module in _NORMS:
+        part = _norms_of(layer, model).get(module)
+    if part is not None:
+        return f"layers.{layer}.{part}.{kind}"
     one = _EXPERT.fullmatch(rest)
-    if one is not None:
-        number = one["n"] or one["mixtral"]
-        return whole(expert(layer, number, one["kind"] or _MIXTRAL[one["w"]]), shape)
+    if one is None:
+        return None
+    return expert(layer, one["n"] or one["mixtral"], one["kind"] or _MIXTRAL[one["w"]])
+
+
+def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+    match = _LAYER.fullmatch(name)
+    if match is None:
+        return None
+    layer, rest = match.groups()
+    if rest in ("mlp.gate_up_proj.weight", "mlp.gate_up_proj.bias") and shape:
+        kind = rest.rpartition(".")[2]
+        names = [f"layers.{layer}.feed_forward.{part}.{kind}" for part in ("gate", "up")]
+        return in_rows(names, [shape[0] // 2] * 2, shape)
     # The size of the model tells these from the layouts of models that store them otherwise.
     width = model.columns(_EMBEDDINGS, f"layers.{layer}.{_AFTER_ATTENTION}.weight")
     if len(shape) == 3 and width is not None:
@@ -117,5 +126,6 @@ HUGGING_FACE = Layout(
     ),
     embeddings=_EMBEDDINGS,
     head="lm_head.weight",
+    part=_part,
     stored=_stored,
 )

@@ -8,7 +8,7 @@ but for the wrappers around its name. Nothing is read: the outcome is a manifest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -67,10 +67,14 @@ class NameMap:
 
 
 class _Held(NamedTuple):
-    """A part, and the tensor that has it."""
+    """A part, and the tensor that has it among others, or not as it is."""
 
     tensor: int
     part: Part
+
+
+#: What is in a tensor: one part, by its name, or more than that is to be said of.
+_Content: TypeAlias = str | Stored
 
 
 def named_maps() -> list[str]:
@@ -87,15 +91,13 @@ def layouts_of(name: str) -> tuple[Layout | None, Layout | None]:
 
 
 def recognised(model: Model) -> Layout | None:
-    """The layout of a model's tensors, by the names of its blocks; None for any other model."""
-    counts = dict.fromkeys(LAYOUTS, 0)
+    """The layout of a model's tensors, by the first name of a block; None for any other model."""
     for name in model.stripped:
-        for layout in LAYOUTS:
-            if layout.block.match(name):
-                counts[layout] += 1
-                break
-    best = max(LAYOUTS, key=lambda layout: counts[layout])
-    return best if counts[best] else None
+        if "blocks." in name or "layers." in name:
+            for layout in LAYOUTS:
+                if layout.block.match(name):
+                    return layout
+    return None
 
 
 def find_map(
@@ -122,46 +124,52 @@ def find_map(
     if layouts is None:
         layouts = recognised(model_a), recognised(model_b)
     layout_a, layout_b = layouts
-    stored_a = {index: _stored(model_a, index, layout_a) for index in left_a}
-    held = _held(stored_a)
-    made: list[tuple[Item, tuple[_Held, ...]]] = []
-    only_wrappers = True
-    for index, stored in _wanted(model_b, left_b, layout_b):
-        parts = tuple(held[part.name] for part in stored.parts if part.name in held)
-        if len(parts) < len(stored.parts):
-            continue
-        item = _made(model_b.names[index], stored, parts, model_a)
-        if item is None:
-            continue
-        made.append((item, parts))
-        if model_a.stripped[parts[0].tensor] != model_b.stripped[index]:
-            only_wrappers = False
-    if not made:
-        return None
-    used: dict[int, set[str]] = {}
-    for _, parts in made:
-        for index, part in parts:
-            used.setdefault(index, set()).add(part.name)
+    content_a = {index: _content(model_a, index, layout_a) for index in left_a}
+    content_b = {index: _content(model_b, index, layout_b) for index in left_b}
+    held, wanted_once = _held(content_a), _held(content_b)
     items: list[Item] = []
     origins: dict[str, str] = {}
-    for item, parts in made:
+    used: dict[int, set[str] | None] = {}
+    only_wrappers = True
+    for index_b, content in content_b.items():
+        parts = [content] if isinstance(content, str) else [part.name for part in content.parts]
+        found = [held[part] for part in parts if part in held and part in wanted_once]
+        if len(found) < len(parts):
+            continue
+        item = _made(model_b, index_b, content, found, model_a)
+        if item is None:
+            continue
         items.append(item)
-        origin = model_a.names[parts[0].tensor]
-        if item[0] != origin or len(item) > 2:
-            origins[item[0]] = origin
+        first = found[0] if isinstance(found[0], int) else found[0].tensor
+        if item[0] != model_a.names[first] or len(item) > 2:
+            origins[item[0]] = model_a.names[first]
+        if model_a.stripped[first] != model_b.stripped[index_b]:
+            only_wrappers = False
+        for one in found:
+            if isinstance(one, int):
+                used[one] = None
+            else:
+                its_parts = used.setdefault(one.tensor, set())
+                if its_parts is not None:
+                    its_parts.add(one.part.name)
+    if not items:
+        return None
+    made = len(items)
     for index, name in enumerate(model_a.names):
         if index not in used:
             items.append((name, index))
             continue
-        for rest in _left_over(name, index, stored_a[index], used[index]):
-            items.append(rest)
-            origins[rest[0]] = name
-    name = (
+        its_parts, its_content = used[index], content_a[index]
+        if its_parts is not None and isinstance(its_content, Stored):
+            for rest in _left_over(name, index, its_content, its_parts):
+                items.append(rest)
+                origins[rest[0]] = name
+    map_name = (
         _WRAPPERS
         if only_wrappers or layout_a is None or layout_b is None
         else f"{layout_a.name}-to-{layout_b.name}"
     )
-    return NameMap(name, tuple(items), origins, len(made))
+    return NameMap(map_name, tuple(items), origins, made)
 
 
 def mapped(checkpoint: Checkpoint, name_map: NameMap) -> Checkpoint:
@@ -169,19 +177,33 @@ def mapped(checkpoint: Checkpoint, name_map: NameMap) -> Checkpoint:
     return checkpoint.deriving(name_map.items, name_map.origins)
 
 
-def _stored(model: Model, index: int, layout: Layout | None) -> Stored:
+def _content(model: Model, index: int, layout: Layout | None) -> _Content:
     """What is in a tensor; where no layout knows it, itself."""
-    name, (_, shape) = model.stripped[index], model.tensors[index]
-    stored = None if layout is None else layout.stored(name, shape, model)
-    return whole(f"={name}", shape) if stored is None else stored
+    name = model.stripped[index]
+    if layout is not None:
+        part = layout.part(name, model)
+        if part is not None:
+            return part
+        stored = layout.stored(name, model.tensors[index][1], model)
+        if stored is not None:
+            return stored
+    return f"={name}"
 
 
-def _held(stored: Mapping[int, Stored]) -> dict[str, _Held]:
-    """Where each part is, but for those that are in two tensors: which is meant cannot be told."""
-    held: dict[str, _Held] = {}
+def _held(contents: Mapping[int, _Content]) -> dict[str, int | _Held]:
+    """Where each part is, but for those that are in two tensors: which is meant cannot be told.
+
+    A tensor that is a part is there by its index.
+    """
+    held: dict[str, int | _Held] = {}
     twice: set[str] = set()
-    for index, tensor in stored.items():
-        for part in tensor.parts:
+    for index, content in contents.items():
+        if isinstance(content, str):
+            if content in held:
+                twice.add(content)
+            held[content] = index
+            continue
+        for part in content.parts:
             if part.name in held:
                 twice.add(part.name)
             held[part.name] = _Held(index, part)
@@ -190,43 +212,25 @@ def _held(stored: Mapping[int, Stored]) -> dict[str, _Held]:
     return held
 
 
-def _wanted(
-    model: Model, indices: Iterable[int], layout: Layout | None
-) -> list[tuple[int, Stored]]:
-    """The tensors to be found, but for those that want a part which another wants as well."""
-    wanted = {index: _stored(model, index, layout) for index in indices}
-    once = _held(wanted)
-    return [
-        (index, stored)
-        for index, stored in wanted.items()
-        if all(part.name in once for part in stored.parts)
+def _made(
+    target: Model, index: int, content: _Content, found: Sequence[int | _Held], model: Model
+) -> Item | None:
+    """A tensor of the target, of the parts that another model has; None where they do not fit."""
+    name = target.names[index]
+    if isinstance(content, str):
+        if isinstance(found[0], int):
+            return name, found[0]
+        content = whole(content, target.tensors[index][1])
+    held = [
+        _Held(one, Part(part.name, 0, model.tensors[one][1])) if isinstance(one, int) else one
+        for one, part in zip(found, content.parts, strict=True)
     ]
-
-
-def _made(name: str, stored: Stored, parts: Sequence[_Held], model: Model) -> Item | None:
-    """The tensor ``name`` of the parts that another model has; None where they do not fit."""
-    shapes = [
-        turned(held.part.shape, wanted.orientation)
-        for held, wanted in zip(parts, stored.parts, strict=True)
-    ]
-    shape = stored.shape_of(shapes)
-    dtypes = {model.tensors[held.tensor][0] for held in parts}
-    if shape is None or len(dtypes) > 1:
+    pairs = list(zip(held, content.parts, strict=True))
+    shape = content.shape_of([turned(one.part.shape, part.orientation) for one, part in pairs])
+    dtypes = {model.tensors[one.tensor][0] for one in held}
+    if shape is None or len(dtypes) > 1 or not dtypes <= _PLAIN:
         return None
-    first = parts[0]
-    if (
-        len(parts) == 1
-        and first.part.orientation is stored.parts[0].orientation
-        and model.tensors[first.tensor][1] == shape
-    ):
-        return name, first.tensor
-    if not dtypes <= _PLAIN:
-        return None
-    return (
-        name,
-        shape,
-        tuple(_taken(held, wanted) for held, wanted in zip(parts, stored.parts, strict=True)),
-    )
+    return name, shape, tuple(_taken(one, part) for one, part in pairs)
 
 
 def _taken(held: _Held, wanted: Part) -> Taken:

@@ -49,11 +49,23 @@ _EXPERTS = {
 }
 
 
-def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+def _part(name: str, model: Model) -> str | None:
+    del model
     if name in _OUTSIDE:
-        return whole(_OUTSIDE[name], shape)
+        return _OUTSIDE[name]
     match = _BLOCK.fullmatch(name)
     if match is None:
+        return None
+    layer, rest = match.groups()
+    module, _, kind = rest.rpartition(".")
+    if kind in ("weight", "bias") and module in _MODULES:
+        return f"layers.{layer}.{_MODULES[module]}.{kind}"
+    return None
+
+
+def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+    match = _BLOCK.fullmatch(name)
+    if match is None or not shape:
         return None
     layer, rest = match.groups()
     block = f"transformer.blocks.{layer}"
@@ -64,14 +76,10 @@ def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
     module, _, kind = rest.rpartition(".")
     if kind not in ("weight", "bias"):
         return None
-    if module in _MODULES:
-        return whole(f"layers.{layer}.{_MODULES[module]}.{kind}", shape)
-    if not shape:
-        return None
     if module == "att_proj":
         width = model.columns(f"{block}.att_proj.weight", _EMBEDDINGS)
         key_value_rows = shape[0] - (width or 0)
-        if width is None or key_value_rows <= 0 or key_value_rows % 2:
+        if width is None or key_value_rows % 2:
             return None
         names = [f"layers.{layer}.attention.{part}.{kind}" for part in "qkv"]
         return in_rows(names, [width, key_value_rows // 2, key_value_rows // 2], shape)
@@ -90,5 +98,6 @@ OLMO = Layout(
     block=re.compile(r"transformer\.blocks\.[0-9]+\.(att_proj|attn_out|ff_|ffn|q_proj|attn_norm)"),
     embeddings=_EMBEDDINGS,
     head="transformer.ff_out.weight",
+    part=_part,
     stored=_stored,
 )

@@ -64,20 +64,29 @@ _EXPERTS = "feed_forward_moe.experts.mlp."
 _KINDS = {"w1": "gate", "w2": "down", "w3": "up"}
 
 
-def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+def _part(name: str, model: Model) -> str | None:
+    del model
     if name in _OUTSIDE:
-        return whole(_OUTSIDE[name], shape)
+        return _OUTSIDE[name]
     match = _BLOCK.fullmatch(name)
     if match is None:
         return None
     layer, rest = match.groups()
     module, _, kind = rest.rpartition(".")
-    if kind in ("weight", "bias"):
-        if module in _MODULES:
-            return whole(f"layers.{layer}.{_MODULES[module]}.{kind}", shape)
-        if module == "attention.w_qkv" and shape and shape[0] % 3 == 0:
-            names = [f"layers.{layer}.attention.{part}.{kind}" for part in "qkv"]
-            return in_rows(names, [shape[0] // 3] * 3, shape)
+    if kind in ("weight", "bias") and module in _MODULES:
+        return f"layers.{layer}.{_MODULES[module]}.{kind}"
+    return None
+
+
+def _stored(name: str, shape: Shape, model: Model) -> Stored | None:
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return None
+    layer, rest = match.groups()
+    module, _, kind = rest.rpartition(".")
+    if module == "attention.w_qkv" and kind in ("weight", "bias") and shape:
+        names = [f"layers.{layer}.attention.{part}.{kind}" for part in "qkv"]
+        return in_rows(names, [shape[0] // 3] * 3, shape)
     if rest == _ROUTER:
         return _router(layer, shape, model)
     if rest.startswith(_EXPERTS):
@@ -124,5 +133,6 @@ OLMO_CORE = Layout(
     block=re.compile(r"blocks\.[0-9]+\.(attention|feed_forward|attention_norm)[._]"),
     embeddings=_EMBEDDINGS,
     head="lm_head.w_out.weight",
+    part=_part,
     stored=_stored,
 )

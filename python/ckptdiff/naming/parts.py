@@ -41,6 +41,9 @@ Shape: TypeAlias = tuple[int, ...]
 PARTS_AT_MOST = 4096
 
 
+_LISTED_AT_ONCE = 4096
+
+
 class Orientation(enum.Enum):
     """How a matrix lies in a file, as against the part's own orientation."""
 
@@ -112,8 +115,10 @@ class Stored(NamedTuple):
 class Layout:
     """A way to name and store a model's tensors; names are without wrappers.
 
-    ``block`` matches the beginning of names that only this layout has. ``stored`` says what is in
-    a tensor, given its name, its shape and the model, None for one that the layout does not know.
+    ``block`` matches the beginning of names that only this layout has. ``part`` gives the part
+    that a tensor of a name is, in the part's own orientation, and None for any other tensor; there
+    can be a million of those, and nothing is made but a name. ``stored`` says what is in a tensor
+    of another name and this shape, None where the layout does not know it.
     """
 
     name: str
@@ -121,6 +126,7 @@ class Layout:
     block: re.Pattern[str]
     embeddings: str
     head: str
+    part: Callable[[str, Model], str | None]
     stored: Callable[[str, Shape, Model], Stored | None]
 
 
@@ -145,9 +151,14 @@ class Model:
 
     @cached_property
     def tensors(self) -> list[tuple[str, Shape]]:
-        """(dtype, shape) of each tensor."""
-        listed = self._manifest.tensors(range(len(self.names)))
-        return [(dtype, shape) for _, dtype, shape, *_ in listed]
+        """(dtype, shape) of each tensor; there are few different ones, and each is there once."""
+        kinds: dict[tuple[str, Shape], tuple[str, Shape]] = {}
+        tensors = []
+        for start in range(0, len(self.names), _LISTED_AT_ONCE):
+            stop = min(start + _LISTED_AT_ONCE, len(self.names))
+            for _, dtype, shape, *_ in self._manifest.tensors(range(start, stop)):
+                tensors.append(kinds.setdefault((dtype, shape), (dtype, shape)))
+        return tensors
 
     def __contains__(self, stripped: str) -> bool:
         return stripped in self._index
