@@ -528,4 +528,3 @@ def test_many_tensors_whose_names_agree_cost_nothing_and_others_little(tmp_path:
     assert sides.map == "wrappers"
     # 2 s on an idle machine
     assert mapped < 20
-    print(agreeing, mapped)
