@@ -17,6 +17,7 @@ use crate::error::{listed, quoted};
 use crate::manifest::{Manifest, ManifestBuilder, Span, StoredDType};
 use crate::source::Source;
 use crate::strided::{Blocks, StridedSource};
+use crate::transposed::TransposedSource;
 
 /// A manifest keeps positions of names and sizes in 32 bits.
 const ARENA: u64 = u32::MAX as u64;
@@ -285,24 +286,28 @@ impl<'a> Derivation<'a> {
             _ => (Arc::new(JoinedSource::new(&spans, sources)), 0),
         };
         let width = taken.dtype.bits() / 8;
-        let mut strides = vec![width; part.shape.len()];
-        for at in (0..strides.len().saturating_sub(1)).rev() {
-            strides[at] = strides[at + 1] * part.shape[at + 1];
-        }
-        let shape: Vec<u64> = axes.iter().map(|axis| part.shape[*axis]).collect();
-        let strides: Vec<u64> = axes.iter().map(|axis| strides[*axis]).collect();
-        let view = StridedSource::new(
-            source,
-            Arc::clone(&self.blocks),
-            self.views,
-            offset,
-            &shape,
-            &strides,
-            width,
-        );
+        let number = self.views;
+        let blocks = Arc::clone(&self.blocks);
+        let view: Arc<dyn Source> = if let ([rows, columns], [1, 0]) = (&part.shape[..], &axes[..])
+        {
+            let size = (*rows, *columns);
+            Arc::new(TransposedSource::new(
+                source, blocks, number, offset, size, width,
+            ))
+        } else {
+            let mut strides = vec![width; part.shape.len()];
+            for at in (0..strides.len().saturating_sub(1)).rev() {
+                strides[at] = strides[at + 1] * part.shape[at + 1];
+            }
+            let shape: Vec<u64> = axes.iter().map(|axis| part.shape[*axis]).collect();
+            let strides: Vec<u64> = axes.iter().map(|axis| strides[*axis]).collect();
+            Arc::new(StridedSource::new(
+                source, blocks, number, offset, &shape, &strides, width,
+            ))
+        };
         self.views += 1;
         into.push(Span {
-            source: self.builder.add_source(Arc::new(view)),
+            source: self.builder.add_source(view),
             offset: 0,
             length: taken.bytes.end - taken.bytes.start,
         });

@@ -27,6 +27,7 @@ mod source;
 mod spans;
 mod strided;
 mod table;
+mod transposed;
 
 pub use derived::{Derivation, DerivedFault, Taken};
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
