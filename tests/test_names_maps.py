@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from ckptdiff.naming.map_file import read_map
+from ckptdiff.testing import assert_checkpoints_equal
 from numpy.typing import NDArray
 
 from tests.cli import assert_one_line_of_trouble, invoke
@@ -359,6 +360,14 @@ def strange_pair(layers: int = 3) -> tuple[Arrays, Arrays]:
             f"layers.{layer}.mlp_norm.weight": scale,
         }
     return a, b
+
+
+def test_an_assertion_brings_names_together_only_when_told_to() -> None:
+    value = random(3, 2)
+    a, b = {"module.w": value}, {"w": value}
+    with pytest.raises(AssertionError, match="1 tensor only in A"):
+        assert_checkpoints_equal(a, b)
+    assert_checkpoints_equal(a, b, map="auto")
 
 
 def test_a_proposal_brings_everything_together(tmp_path: Path) -> None:

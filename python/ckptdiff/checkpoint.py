@@ -147,9 +147,12 @@ class Checkpoint(Mapping[str, TensorRef]):
         """
         derived = copy.copy(self)
         derived._manifest = self._manifest.derived(items)
-        derived._stored_names = dict(self._stored_names) | {
-            name: self.stored_name(origin) for name, origin in origins.items()
-        }
+        derived._stored_names = origins
+        if self._stored_names:
+            # those that keep their names here may have others in the file
+            derived._stored_names = dict(self._stored_names) | {
+                name: self.stored_name(origin) for name, origin in origins.items()
+            }
         derived._tied = {
             name: twin for name, twin in self._tied.items() if {name, twin} <= derived.keys()
         }

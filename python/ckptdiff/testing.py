@@ -39,8 +39,9 @@ def assert_checkpoints_equal(
     Equal means ``|b - a| <= atol + rtol * |a|`` for each element, where both are finite; two NaN
     are equal, and so are two infinities of one sign. Dtypes may differ unless ``check_dtype``. The
     arguments are those of :func:`ckptdiff.diff`, and so are the other errors, but names must agree
-    unless ``map`` says how they are brought together (``auto``, the name of a map, a file). The message has the
-    tensors that differ most, each with where and by how much, and what had no partner.
+    unless ``map`` says how they are brought together (``auto``, the name of a map, a file). The
+    message has the tensors that differ most, each with where and by how much, and what had no
+    partner.
     """
     # hide this frame from pytest's traceback: the caller's line is of interest
     __tracebackhide__ = True

@@ -8,7 +8,7 @@ but for the wrappers around its name. Nothing is read: the outcome is a manifest
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -92,10 +92,11 @@ def layouts_of(name: str) -> tuple[Layout | None, Layout | None]:
 
 def recognised(model: Model) -> Layout | None:
     """The layout of a model's tensors, by the first name of a block; None for any other model."""
-    for name in model.stripped:
+    for index, name in enumerate(model.names):
         if "blocks." in name or "layers." in name:
+            stripped = model.stripped(index)
             for layout in LAYOUTS:
-                if layout.block.match(name):
+                if layout.block.match(stripped):
                     return layout
     return None
 
@@ -124,44 +125,39 @@ def find_map(
     if layouts is None:
         layouts = recognised(model_a), recognised(model_b)
     layout_a, layout_b = layouts
-    content_a = {index: _content(model_a, index, layout_a) for index in left_a}
-    content_b = {index: _content(model_b, index, layout_b) for index in left_b}
-    held, wanted_once = _held(content_a), _held(content_b)
+    held = _held((index, _content(model_a, index, layout_a)) for index in left_a)
+    made = _all_made(model_a, model_b, left_b, layout_b, held)
+    if not made:
+        return None
+    del held
     items: list[Item] = []
     origins: dict[str, str] = {}
     used: dict[int, set[str] | None] = {}
     only_wrappers = True
-    for index_b, content in content_b.items():
-        parts = [content] if isinstance(content, str) else [part.name for part in content.parts]
-        found = [held[part] for part in parts if part in held and part in wanted_once]
-        if len(found) < len(parts):
-            continue
-        item = _made(model_b, index_b, content, found, model_a)
-        if item is None:
-            continue
+    item: Item
+    for index_b, one in made.items():
+        if isinstance(one, int):
+            first, item = one, (model_b.names[index_b], one)
+            used[one] = None
+        else:
+            first, item = one.parts[0].tensor, one.item
+            for index, part in one.parts:
+                its_parts = used.setdefault(index, set())
+                if its_parts is not None:
+                    its_parts.add(part.name)
         items.append(item)
-        first = found[0] if isinstance(found[0], int) else found[0].tensor
         if item[0] != model_a.names[first] or len(item) > 2:
             origins[item[0]] = model_a.names[first]
-        if model_a.stripped[first] != model_b.stripped[index_b]:
+        if only_wrappers and model_a.stripped(first) != model_b.stripped(index_b):
             only_wrappers = False
-        for one in found:
-            if isinstance(one, int):
-                used[one] = None
-            else:
-                its_parts = used.setdefault(one.tensor, set())
-                if its_parts is not None:
-                    its_parts.add(one.part.name)
-    if not items:
-        return None
-    made = len(items)
     for index, name in enumerate(model_a.names):
         if index not in used:
             items.append((name, index))
             continue
-        its_parts, its_content = used[index], content_a[index]
-        if its_parts is not None and isinstance(its_content, Stored):
-            for rest in _left_over(name, index, its_content, its_parts):
+        its_parts = used[index]
+        content = None if its_parts is None else _content(model_a, index, layout_a)
+        if its_parts is not None and isinstance(content, Stored):
+            for rest in _left_over(name, index, content, its_parts):
                 items.append(rest)
                 origins[rest[0]] = name
     map_name = (
@@ -169,7 +165,7 @@ def find_map(
         if only_wrappers or layout_a is None or layout_b is None
         else f"{layout_a.name}-to-{layout_b.name}"
     )
-    return NameMap(map_name, tuple(items), origins, made)
+    return NameMap(map_name, tuple(items), origins, len(made))
 
 
 def mapped(checkpoint: Checkpoint, name_map: NameMap) -> Checkpoint:
@@ -179,7 +175,7 @@ def mapped(checkpoint: Checkpoint, name_map: NameMap) -> Checkpoint:
 
 def _content(model: Model, index: int, layout: Layout | None) -> _Content:
     """What is in a tensor; where no layout knows it, itself."""
-    name = model.stripped[index]
+    name = model.stripped(index)
     if layout is not None:
         part = layout.part(name, model)
         if part is not None:
@@ -190,14 +186,14 @@ def _content(model: Model, index: int, layout: Layout | None) -> _Content:
     return f"={name}"
 
 
-def _held(contents: Mapping[int, _Content]) -> dict[str, int | _Held]:
+def _held(contents: Iterable[tuple[int, _Content]]) -> dict[str, int | _Held]:
     """Where each part is, but for those that are in two tensors: which is meant cannot be told.
 
     A tensor that is a part is there by its index.
     """
     held: dict[str, int | _Held] = {}
     twice: set[str] = set()
-    for index, content in contents.items():
+    for index, content in contents:
         if isinstance(content, str):
             if content in held:
                 twice.add(content)
@@ -212,25 +208,61 @@ def _held(contents: Mapping[int, _Content]) -> dict[str, int | _Held]:
     return held
 
 
+class _Made(NamedTuple):
+    """A tensor that is made, and of what."""
+
+    item: Item
+    parts: tuple[_Held, ...]
+
+
+def _all_made(
+    model: Model,
+    target: Model,
+    wanted: Sequence[int],
+    layout: Layout | None,
+    held: Mapping[str, int | _Held],
+) -> dict[int, int | _Made]:
+    """The tensors of the target that can be made; the index of the one that is it as it is.
+
+    A part that two of them want is given to neither.
+    """
+    made: dict[int, int | _Made] = {}
+    wanted_by: dict[int | _Held, int] = {}
+    for index in wanted:
+        content = _content(target, index, layout)
+        names = [content] if isinstance(content, str) else [part.name for part in content.parts]
+        found = [held[name] for name in names if name in held]
+        rivals = {wanted_by.setdefault(part, index) for part in found} - {index}
+        for rival in rivals:
+            made.pop(rival, None)
+        if len(found) < len(names) or rivals:
+            continue
+        if isinstance(content, str) and isinstance(found[0], int):
+            made[index] = found[0]
+            continue
+        one = _made(target, index, content, found, model)
+        if one is not None:
+            made[index] = one
+    return made
+
+
 def _made(
     target: Model, index: int, content: _Content, found: Sequence[int | _Held], model: Model
-) -> Item | None:
+) -> _Made | None:
     """A tensor of the target, of the parts that another model has; None where they do not fit."""
-    name = target.names[index]
     if isinstance(content, str):
-        if isinstance(found[0], int):
-            return name, found[0]
         content = whole(content, target.tensors[index][1])
-    held = [
+    parts = tuple(
         _Held(one, Part(part.name, 0, model.tensors[one][1])) if isinstance(one, int) else one
         for one, part in zip(found, content.parts, strict=True)
-    ]
-    pairs = list(zip(held, content.parts, strict=True))
+    )
+    pairs = list(zip(parts, content.parts, strict=True))
     shape = content.shape_of([turned(one.part.shape, part.orientation) for one, part in pairs])
-    dtypes = {model.tensors[one.tensor][0] for one in held}
+    dtypes = {model.tensors[one.tensor][0] for one in parts}
     if shape is None or len(dtypes) > 1 or not dtypes <= _PLAIN:
         return None
-    return name, shape, tuple(_taken(one, part) for one, part in pairs)
+    item = (target.names[index], shape, tuple(_taken(one, part) for one, part in pairs))
+    return _Made(item, parts)
 
 
 def _taken(held: _Held, wanted: Part) -> Taken:

@@ -133,21 +133,25 @@ class Layout:
 class Model:
     """The tensors of a checkpoint by their names without wrappers.
 
-    Where two names are the same without wrappers, both keep them.
+    There can be a million, so hardly anything is kept of each.
     """
 
     def __init__(self, names: Sequence[str], manifest: Manifest) -> None:
         self.names = names
         self._manifest = manifest
-        stripped = [without_wrappers(name) for name in names]
-        self._index = {name: index for index, name in enumerate(stripped)}
-        if len(self._index) < len(stripped):
-            once = _once(stripped)
-            stripped = [
-                name if name in once else whole for name, whole in zip(stripped, names, strict=True)
-            ]
-            self._index = {name: index for index, name in enumerate(stripped)}
-        self.stripped = stripped
+
+    def stripped(self, index: int) -> str:
+        """The name of a tensor without wrappers."""
+        return without_wrappers(self.names[index])
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        """Where each tensor is but for experts, of which there are many and nobody asks."""
+        index: dict[str, int] = {}
+        for place, name in enumerate(self.names):
+            if ".experts." not in name:
+                index.setdefault(without_wrappers(name), place)
+        return index
 
     @cached_property
     def tensors(self) -> list[tuple[str, Shape]]:
@@ -201,11 +205,3 @@ def in_rows(names: Sequence[str], rows: Sequence[int], shape: Shape) -> Stored |
         parts.append(Part(name, first, (count, *shape[1:])))
         first += count * row
     return Stored(tuple(parts))
-
-
-def _once(names: Sequence[str]) -> set[str]:
-    seen: set[str] = set()
-    twice: set[str] = set()
-    for name in names:
-        (twice if name in seen else seen).add(name)
-    return seen - twice
