@@ -407,6 +407,11 @@ def test_what_could_be_either_is_not_proposed() -> None:
     assert "'y'" not in text
     with pytest.raises(ValueError, match="no map to propose: of the tensors without a partner"):
         ckptdiff.propose_map({"x": one, "y": two}, {"p": one + 1, "q": two + 1})
+    # names that are as much alike as others
+    alike = {f"attention.{name}": one + k for k, name in enumerate(("first", "second"))}
+    others = {f"attention.{name}": one - k - 1 for k, name in enumerate(("third", "fourth"))}
+    with pytest.raises(ValueError, match="no map to propose"):
+        ckptdiff.propose_map(alike, others)
     # the same bytes twice say nothing either
     with pytest.raises(ValueError, match="no map to propose"):
         ckptdiff.propose_map({"x": one, "y": one}, {"p": one, "q": one})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ckptdiff._core import Pairing
 from ckptdiff.checkpoint import Checkpoint
@@ -21,6 +21,7 @@ from ckptdiff.naming.parts import Layout, Model, Part, Shape, Stored, turned, wh
 
 __all__ = [
     "LAYOUTS",
+    "AnyMap",
     "Item",
     "NameMap",
     "Taken",
@@ -64,6 +65,17 @@ class NameMap:
     items: tuple[Item, ...]
     origins: Mapping[str, str]
     found: int
+
+    def applied_to(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint, which is the one that the map was made for, in other tensors."""
+        return checkpoint.deriving(self.items, self.origins)
+
+
+class AnyMap(Protocol):
+    """A map that was found, or one that was read from a file."""
+
+    def applied_to(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the tensors that the map makes of its own."""
 
 
 class _Held(NamedTuple):
@@ -132,34 +144,31 @@ def find_map(
     del held
     items: list[Item] = []
     origins: dict[str, str] = {}
-    used: dict[int, set[str] | None] = {}
+    used_whole: set[int] = set()
+    used_parts: dict[int, set[str]] = {}
     only_wrappers = True
     item: Item
     for index_b, one in made.items():
         if isinstance(one, int):
             first, item = one, (model_b.names[index_b], one)
-            used[one] = None
+            used_whole.add(one)
         else:
             first, item = one.parts[0].tensor, one.item
             for index, part in one.parts:
-                its_parts = used.setdefault(index, set())
-                if its_parts is not None:
-                    its_parts.add(part.name)
+                used_parts.setdefault(index, set()).add(part.name)
         items.append(item)
         if item[0] != model_a.names[first] or len(item) > 2:
             origins[item[0]] = model_a.names[first]
         if only_wrappers and model_a.stripped(first) != model_b.stripped(index_b):
             only_wrappers = False
     for index, name in enumerate(model_a.names):
-        if index not in used:
-            items.append((name, index))
-            continue
-        its_parts = used[index]
-        content = None if its_parts is None else _content(model_a, index, layout_a)
-        if its_parts is not None and isinstance(content, Stored):
-            for rest in _left_over(name, index, content, its_parts):
+        if index in used_parts:
+            content = _content(model_a, index, layout_a)
+            for rest in _left_over(name, index, content, used_parts[index]):
                 items.append(rest)
                 origins[rest[0]] = name
+        elif index not in used_whole:
+            items.append((name, index))
     map_name = (
         _WRAPPERS
         if only_wrappers or layout_a is None or layout_b is None
@@ -168,9 +177,12 @@ def find_map(
     return NameMap(map_name, tuple(items), origins, len(made))
 
 
-def mapped(checkpoint: Checkpoint, name_map: NameMap) -> Checkpoint:
-    """The checkpoint with the tensors that the map makes of its own; the map was made for it."""
-    return checkpoint.deriving(name_map.items, name_map.origins)
+def mapped(checkpoint: Checkpoint, name_map: AnyMap) -> Checkpoint:
+    """The checkpoint with the tensors that the map makes of its own.
+
+    Raises ValueError where the rules of a map file do not fit it.
+    """
+    return name_map.applied_to(checkpoint)
 
 
 def _content(model: Model, index: int, layout: Layout | None) -> _Content:
@@ -272,10 +284,10 @@ def _taken(held: _Held, wanted: Part) -> Taken:
     return index, part.first, part.stored_shape, axes
 
 
-def _left_over(name: str, index: int, stored: Stored, used: set[str]) -> list[Item]:
+def _left_over(name: str, index: int, content: _Content, used: set[str]) -> list[Item]:
     """The parts of a tensor that were not used, each as a tensor of its own."""
     rest: list[Item] = []
-    for part in stored.parts:
+    for part in () if isinstance(content, str) else content.parts:
         if part.name not in used:
             shape = part.stored_shape
             here = f"{name}[{part.first}:{part.first + part.numel}]"
