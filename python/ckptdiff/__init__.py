@@ -27,13 +27,14 @@ __all__ = [
     "mix",
     "open",
     "position_of",
+    "propose_map",
     "series",
     "stats",
 ]
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, mix, open, series, stats  # noqa: A004 - like gzip.open
+    from ckptdiff.api import diff, mix, open, propose_map, series, stats  # noqa: A004 - like gzip.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import (
@@ -52,7 +53,7 @@ else:
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "mix", "open", "series", "stats"),
+        "api": ("diff", "mix", "open", "propose_map", "series", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": (

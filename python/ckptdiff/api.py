@@ -22,12 +22,14 @@ from ckptdiff.lazy import LazySequence
 from ckptdiff.mix_report import MixReport
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
+from ckptdiff.pairing import check_map, pair
 from ckptdiff.stats_report import StatsReport
 
 if TYPE_CHECKING:
+    from ckptdiff.naming.proposal import Proposal
     from ckptdiff.series.report import SeriesReport
 
-__all__ = ["CheckpointLike", "diff", "mix", "open", "series", "stats"]
+__all__ = ["CheckpointLike", "diff", "mix", "open", "propose_map", "series", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -75,6 +77,7 @@ def diff(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     rename: str | Iterable[str | tuple[str, str]] = (),
+    map: str | PathLike[str] | None = "auto",  # noqa: A002 - what the command calls it
     atol: float = 0.0,
     rtol: float = 0.0,
     cast: str | None = None,
@@ -100,7 +103,11 @@ def diff(
         include: Globs; where any is given, only names that match one are compared.
         exclude: Globs of names that are not compared. ``*`` crosses dots.
         rename: ``REGEX=REPLACEMENT`` rules, or pairs of the two, applied in order to A's names
-            before the globs see them.
+            before the map and the globs see them.
+        map: How A's tensors that have no partner are brought under B's names, as docs/names.md has
+            it: ``auto`` where both layouts are known, ``none``, the name of a map, or the path of
+            a TOML file. A tied weight that one side does not store is compared as its twin, but
+            with ``none``. :attr:`DiffReport.map` and ``remarks`` say what was done.
         atol: Absolute tolerance: a tensor is ``within_tolerance`` where
             ``|d| <= atol + rtol * |a|`` holds for each of its elements.
         rtol: Relative tolerance.
@@ -121,14 +128,16 @@ def diff(
     Raises:
         ArchitectureMismatchError: The configs differ in a field that shapes the layers
             (:data:`ckptdiff.config.SHAPES`); a ValueError.
-        ValueError: An option is out of range, two names collide after renaming, or the globs leave
-            nothing to compare.
+        ValueError: An option is out of range, two names collide after renaming, a map's file is
+            none or does not fit, or the globs leave nothing to compare.
+        FileNotFoundError: There is no map file at the path.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
             :func:`open`; also while tensors are read.
     """
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
         rules=rules,
+        map=check_map(map),
         atol=atol,
         rtol=rtol,
         cast=cast,
@@ -147,20 +156,16 @@ def diff(
     differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
     if not force:
         refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
-    named_a, named_b = Named(None), Named(None)
-    if rules.include or rules.exclude:
-        named_b = apply_rules(checkpoint_b.names(), rules, ())
-    if rules != Rules():
-        named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = config_notes + unmatched(rules, named_a, named_b)
-    _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
-    pairing = _core.Pairing(
-        checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
-    )
-    unsupported = pairing.unsupported
-    notes += unsupported_notes(
-        LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
-    )
+    sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
+    _refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
+    pairing = sides.pairing
+    notes = [
+        *config_notes,
+        *sides.notes,
+        *unsupported_notes(
+            LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
+        ),
+    ]
     start = time.perf_counter()
     table = _core.diff(
         pairing,
@@ -176,11 +181,7 @@ def diff(
     )
     return DiffReport(
         table,
-        a=checkpoint_a,
-        b=checkpoint_b,
-        pairing=pairing,
-        named_a=named_a,
-        named_b=named_b,
+        sides=sides,
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
@@ -387,6 +388,22 @@ def series(
         bytes_read=result.bytes_read,
         seconds=result.seconds,
     )
+
+
+def propose_map(
+    a: CheckpointLike, b: CheckpointLike, *, threads: int = 0, io: str = "auto"
+) -> Proposal:
+    """Propose a map for tensors that have no partner, by their bytes, shapes and names.
+
+    The text of the proposal is a TOML file for ``diff(map=...)``, to be read before it is used.
+
+    Raises ValueError where nothing can be proposed, and what :func:`open` raises.
+    """
+    check_threads(threads)
+    check_io(io)
+    from ckptdiff.naming.proposal import propose_map as propose
+
+    return propose(open(a), open(b), threads=threads, io=io)
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

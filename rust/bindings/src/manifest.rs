@@ -10,6 +10,7 @@ use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use crate::derived;
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
 use crate::spans;
@@ -79,6 +80,12 @@ impl Manifest {
     fn from_memory(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult<Self> {
         Ok(Self {
             inner: Arc::new(memory::manifest(tensors, owner)?),
+        })
+    }
+
+    fn derived(&self, items: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            inner: Arc::new(derived::manifest(&self.inner, items)?),
         })
     }
 

@@ -9,6 +9,7 @@
 mod boxes;
 mod common;
 mod deflated;
+mod derived;
 mod error;
 mod execute;
 mod interleaved;
@@ -32,8 +33,10 @@ mod source;
 mod spans;
 mod strided;
 mod table;
+mod transposed;
 
 pub use common::{Common, common};
+pub use derived::{Derivation, DerivedFault, Taken};
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use execute::Control;
 pub use json::json_rows;
