@@ -127,6 +127,7 @@ def test_a_label_and_a_mapping_are_a_checkpoint_in_memory(report: SeriesReport) 
     distance = np.sqrt(sum(((weights[2][t] - weights[0][t]) ** 2).sum() for t in SHAPES))
     np.testing.assert_allclose(in_memory.trajectory().distances[0, 0, 2], distance, rtol=1e-9)
     assert kinds(in_memory) == ["no_position"]
+    assert in_memory.is_sound
     # without labels they are numbered, and follow one another
     numbered = ckptdiff.series([ckptdiff.open(one) for one in held.values()])
     assert [one.label for one in numbered.checkpoints] == ["#0", "#1", "#2"]
@@ -367,6 +368,51 @@ def test_names_of_two_conventions_have_no_tensor_in_common(tmp_path: Path) -> No
     assert "no tensor has a name of the others'" in report.problems[0].text
 
 
+def test_exports_of_a_run_are_mapped_to_its_names(tmp_path: Path) -> None:
+    """Two steps of the first OLMo, whose projections are fused, and one that was converted."""
+    width = 4
+    walk = Walk(
+        dtype="float32",
+        shapes={
+            "transformer.wte.weight": (6, width),
+            "transformer.blocks.0.att_proj.weight": (3 * width, width),
+            "transformer.blocks.0.attn_out.weight": (width, width),
+            "transformer.blocks.0.ff_proj.weight": (16, width),
+            "transformer.blocks.0.ff_out.weight": (width, 8),
+            "transformer.ln_f.weight": (width,),
+        },
+    )
+    for step in (1, 2):
+        put(tmp_path / f"step{step}", walk.step())
+    native = walk.step()
+    q, k, v = native["transformer.blocks.0.att_proj.weight"].split(width)
+    up, gate = native["transformer.blocks.0.ff_proj.weight"].split(8)
+    block = "model.layers.0"
+    exported = {
+        "model.embed_tokens.weight": native["transformer.wte.weight"],
+        f"{block}.self_attn.q_proj.weight": q,
+        f"{block}.self_attn.k_proj.weight": k,
+        f"{block}.self_attn.v_proj.weight": v,
+        f"{block}.self_attn.o_proj.weight": native["transformer.blocks.0.attn_out.weight"],
+        f"{block}.mlp.up_proj.weight": up,
+        f"{block}.mlp.gate_proj.weight": gate,
+        f"{block}.mlp.down_proj.weight": native["transformer.blocks.0.ff_out.weight"],
+        "model.norm.weight": native["transformer.ln_f.weight"],
+    }
+    put(tmp_path / "step3", {name: held.contiguous() for name, held in exported.items()})
+    report = ckptdiff.series(tmp_path)
+    assert kinds(report) == ["mapped"]
+    assert report.is_sound
+    assert report.problems[0].text == "step3: names are mapped by hf-to-olmo (6 tensors)"
+    assert set(report.level("tensor").names) == set(native)
+    put(tmp_path / "native" / "step3", native)
+    same = ckptdiff.series([tmp_path / "step1", tmp_path / "step2", tmp_path / "native/step3"])
+    np.testing.assert_array_equal(report.data.total.gram, same.data.total.gram)
+    # as they are, the third has no name of the others
+    left = ckptdiff.series([tmp_path / f"step{n}" for n in (1, 2, 3)], map="none")
+    assert kinds(left) == ["architecture"]
+
+
 def test_64_tiny_checkpoints_are_quick(tmp_path: Path) -> None:
     import time
 
@@ -406,3 +452,12 @@ def test_a_run_of_olmo_core(tmp_path: Path) -> None:
     weights = [float64(one) for one in held.values()]
     distance = np.sqrt(sum(((weights[2][t] - weights[0][t]) ** 2).sum() for t in SHAPES))
     np.testing.assert_allclose(report.trajectory().distances[0, 0, 2], distance, rtol=1e-9)
+
+
+def test_problems_come_before_notes(tmp_path: Path) -> None:
+    chain(tmp_path, ["step1", "step2", "step3"])
+    (tmp_path / "latest").symlink_to("step3")
+    shutil.copy(tmp_path / "step1/model.safetensors", tmp_path / "step2")
+    report = ckptdiff.series(tmp_path)
+    assert kinds(report) == ["duplicate", "listed_twice"]
+    assert [problem.is_note for problem in report.problems] == [False, True]

@@ -207,7 +207,7 @@ def test_the_json_schema(here: Path) -> None:
     ]  # fmt: skip
     assert found["schema"] == "ckptdiff.series/1"
     assert found["options"] == {
-        "include": [], "exclude": [], "order": "position", "by": "layer", "pick": 3,
+        "include": [], "exclude": [], "order": "position", "map": "auto", "by": "layer", "pick": 3,
     }  # fmt: skip
     assert [SeriesCheckpoint(**one) for one in found["checkpoints"]] == list(report.checkpoints)
     count = len(report)
@@ -331,7 +331,13 @@ def test_weights_are_not_needed(tmp_path: Path) -> None:
 
 
 def test_options_of_reading_are_refused(saved: Path) -> None:
-    for options in (["--include", "*"], ["--order", "given"], ["--key", "model"], ["--optimizer"]):
+    for options in (
+        ["--include", "*"],
+        ["--order", "given"],
+        ["--key", "model"],
+        ["--optimizer"],
+        ["--map", "none"],
+    ):
         assert_one_line_of_trouble(invoke("series", saved, *options), options[0], "read already")
 
 
@@ -457,6 +463,14 @@ def test_hostile_files(attack: str, saved: Path, tmp_path: Path) -> None:
         SeriesReport.load(path)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_is_there_twice(saved: Path, tmp_path: Path) -> None:
+    path = rewrite(saved, tmp_path / "x.series", lambda members: None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("total/gram.npy", archive.read("total/gram.npy"))
+    assert_one_line_of_trouble(invoke("series", path), "total/gram.npy is there twice")
+
+
 def test_a_bomb_is_not_inflated(saved: Path, tmp_path: Path) -> None:
     def grow(members: Members) -> None:
         members["total/gram.npy"] = bytes(10**8)
@@ -553,7 +567,8 @@ def test_unknown_levels_and_labels(real_run: Path) -> None:
 
 def test_help_has_its_options() -> None:
     outcome: Outcome = invoke("series", "--help")
-    for option in ("--list", "--order", "--include", "--exclude", "--by", "--pick", "--evals",
+    for option in ("--list", "--order", "--map", "--include",
+                    "--exclude", "--by", "--pick", "--evals",
                    "--plots", "--csv", "--save", "--format", "--output", "--threads", "--io",
                    "--quiet"):  # fmt: skip
         assert option in outcome.stdout

@@ -105,8 +105,10 @@ def test_links_are_read_once(tmp_path: Path) -> None:
     chain(tmp_path, ["step1", "step2"])
     (tmp_path / "latest").symlink_to("step2")
     run = search(tmp_path)
-    assert len(run.found) == 2
-    assert [problem.kind for problem in run.problems] == ["listed_twice"]
+    assert [found.label for found in run.found] == ["step1", "step2"]
+    (problem,) = run.problems
+    assert (problem.kind, problem.labels) == ("listed_twice", ("step2",))
+    assert problem.text.endswith("latest: a link to step2, which is read once")
 
 
 def test_a_repository_in_the_cache_of_the_hub(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.pairing import check_map, pair
 from ckptdiff.stats_report import StatsReport
+from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
     from ckptdiff.naming.proposal import Proposal
@@ -321,6 +322,7 @@ def series(
     *,
     lists: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
     order: str = "position",
+    map: str = "auto",  # noqa: A002 - as that of diff
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     threads: int = 0,
@@ -344,6 +346,8 @@ def series(
             Directory``, and where there are such, ``Stage``, ``Ingredient`` and ``Tokens Seen``).
         order: ``position`` orders by stage, ingredient and step, updates being taken along the
             branches; ``given`` keeps the order, each checkpoint following the one before it.
+        map: ``auto`` maps the names of OLMo, OLMo-core and Hugging Face to those that most of the
+            checkpoints have; ``none`` leaves them.
         include: As for :func:`diff`.
         exclude: As for :func:`diff`.
         threads: As for :func:`diff`.
@@ -372,6 +376,8 @@ def series(
         on_progress=on_progress,
     )
     checked_order = check_order(order)
+    if map not in ("auto", "none"):
+        raise ValueError(unknown("map", map, ("auto", "none")))
 
     def open_one(checkpoint: CheckpointLike) -> Checkpoint:
         key_of_path = key if isinstance(checkpoint, (str, PathLike)) else None
@@ -379,12 +385,17 @@ def series(
 
     candidates, problems = candidates_of(checkpoints, lists, open_one)
     result = read_series(
-        candidates, rules=rules, order=checked_order, reading=reading, problems=problems
+        candidates,
+        rules=rules,
+        map_choice=map,
+        order=checked_order,
+        reading=reading,
+        problems=problems,
     )
     return SeriesReport(
         result.data,
         problems=result.problems,
-        options=SeriesOptions(rules.include, rules.exclude, checked_order),
+        options=SeriesOptions(rules.include, rules.exclude, checked_order, map),
         bytes_read=result.bytes_read,
         seconds=result.seconds,
     )

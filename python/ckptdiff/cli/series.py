@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_OPTIONS_OF_READING = ("order", "map_choice", "include", "exclude", "key", "optimizer")
+
 
 @click.command(
     "series",
@@ -51,6 +53,14 @@ interrupted. Events are answers and change nothing.
     default="position",
     show_default=True,
     help="Order by stage, ingredient and step, or keep the order given.",
+)
+@click.option(
+    "--map",
+    "map_choice",
+    type=click.Choice(("auto", "none")),
+    default="auto",
+    show_default=True,
+    help="Map names of OLMo, OLMo-core and Hugging Face to those that most have, or leave them.",
 )
 @options.filter_options
 @options.key_option
@@ -98,6 +108,7 @@ def command(
     paths: tuple[str, ...],
     lists: tuple[str, ...],
     order: str,
+    map_choice: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     key: str | None,
@@ -142,6 +153,7 @@ def command(
                 paths,
                 lists=lists,
                 order=order,
+                map=map_choice,
                 include=include,
                 exclude=exclude,
                 threads=threads,
@@ -207,6 +219,7 @@ def _prepare_files(save: str | None, plots: str | None, csv_folder: str | None) 
 
 def _refuse_options_of_reading(context: click.Context) -> None:
     """Of a series that was saved, raise where an option asks for another way to read it."""
-    for name in ("order", "include", "exclude", "key", "optimizer"):
+    for name in _OPTIONS_OF_READING:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            name = name.removesuffix("_choice")
             raise click.UsageError(f"--{name} is for reading, and a saved series was read already")

@@ -66,20 +66,27 @@ class Search:
 
     found: list[Found] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    _paths: dict[str, str] = field(default_factory=dict)
+    _by_real_path: dict[str, Found] = field(default_factory=dict)
 
     def add(self, found: Found) -> None:
-        """Take a checkpoint, unless its directory or file is there already."""
+        """Take a checkpoint, once, and rather by its own name than by that of a link to it."""
         real = os.path.realpath(found.path)
-        known = self._paths.setdefault(real, found.label)
-        if len(self._paths) > len(self.found):
+        known = self._by_real_path.get(real)
+        if known is None:
+            self._by_real_path[real] = found
             self.found.append(found)
-        elif os.path.islink(found.path):
-            text = f"{found.path}: a link to {known}, which is read once"
-            self.problems.append(Problem("listed_twice", text, (known,)))
+            return
+        kept, other = known, found
+        if os.path.islink(known.path) and not os.path.islink(found.path):
+            kept, other = found, known
+            self._by_real_path[real] = found
+            self.found.remove(known)
+            self.found.append(found)
+        if os.path.islink(other.path):
+            text = f"{other.path}: a link to {kept.label}, which is read once"
         else:
-            text = f"{found.path}: given more than once, read once"
-            self.problems.append(Problem("listed_twice", text, (known,)))
+            text = f"{other.path}: given more than once, read once"
+        self.problems.append(Problem("listed_twice", text, (kept.label,)))
 
 
 def find(paths: Sequence[str], search: Search) -> None:

@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "listed_twice": "a checkpoint that was given more than once; it is read once",
     "no_position": "a checkpoint of which no step is known",
     "tokens_restart": "fewer tokens than an earlier checkpoint of the branch",
+    "mapped": "a checkpoint whose tensors have other names, which are mapped to those of most",
     "not_a_member": "a checkpoint beside the series that is no part of it",
     "unmatched_rule": "a glob that matches no tensor",
 }

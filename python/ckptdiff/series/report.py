@@ -35,6 +35,7 @@ class SeriesOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     order: str = "position"
+    map: str = "auto"
 
 
 class SeriesReport:

@@ -22,6 +22,7 @@ from ckptdiff.series.candidates import Candidate
 from ckptdiff.series.data import SeriesCheckpoint, SeriesData
 from ckptdiff.series.discover import Found, revision_of
 from ckptdiff.series.levels import levels_of
+from ckptdiff.series.names import under_one_set_of_names
 from ckptdiff.series.order import Order, Place, arrange, with_tokens
 from ckptdiff.series.problems import Problem, in_order
 
@@ -62,6 +63,7 @@ def read_series(
     candidates: Sequence[Candidate],
     *,
     rules: Rules,
+    map_choice: str,
     order: Order,
     reading: Reading,
     problems: Sequence[Problem] = (),
@@ -73,7 +75,7 @@ def read_series(
     """
     found = list(problems)
     candidate_places = [_place(candidate.found, found) for candidate in candidates]
-    members = _opened(candidates, candidate_places, rules, found)
+    members = _opened(candidates, candidate_places, rules, map_choice, found)
     found += [
         Problem("unmatched_rule", note)
         for note in unmatched(rules, *(member.named for member in members))
@@ -131,20 +133,29 @@ def _opened(
     candidates: Sequence[Candidate],
     places: Sequence[Place],
     rules: Rules,
+    map_choice: str,
     problems: list[Problem],
 ) -> list[_Member]:
-    members = []
+    checkpoints = []
+    placed = []
     for candidate, place in zip(candidates, places, strict=True):
-        found = candidate.found
+        label = candidate.found.label
         try:
-            checkpoint = candidate.open()
+            checkpoints.append(candidate.open())
+            placed.append((label, place))
         except (OSError, ValueError) as error:
-            problems.append(Problem("damaged", str(error), (found.label,)))
-            continue
+            problems.append(Problem("damaged", str(error), (label,)))
+    if map_choice == "auto":
+        checkpoints, mapped = under_one_set_of_names(checkpoints)
+        for index, how in mapped.items():
+            label = placed[index][0]
+            problems.append(Problem("mapped", f"{label}: names are mapped by {how}", (label,)))
+    members = []
+    for checkpoint, (label, place) in zip(checkpoints, placed, strict=True):
         named = Named(None)
         if rules != Rules():
             named = apply_rules(checkpoint.names(), rules, ())
-        members.append(_Member(found.label, checkpoint, named, place))
+        members.append(_Member(label, checkpoint, named, place))
     without_step = [member.label for member in members if member.place.count is None]
     if without_step and len(without_step) < len(members):
         for label in without_step:

@@ -174,6 +174,7 @@ class _Reader:
                 include=tuple(self._texts(options, "include")),
                 exclude=tuple(self._texts(options, "exclude")),
                 order=self._text(options, "order"),
+                map=self._text(options, "map"),
             ),
         )
 
