@@ -1,8 +1,8 @@
 """Brings the checkpoints of a series under one set of names, whoever wrote each of them.
 
 A run can have checkpoints of a trainer and of a library: OLMo-core's own steps and their exports
-for Hugging Face. The names that most of them have stay, and a checkpoint of another layout is mapped
-to those, as :mod:`ckptdiff.naming.mapping` does for a diff. Nothing is read.
+for Hugging Face. The names that most of them have stay, and a checkpoint of another layout is
+mapped to those, as :mod:`ckptdiff.naming.mapping` does for a diff. Nothing is read.
 """
 
 from __future__ import annotations
