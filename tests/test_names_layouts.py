@@ -371,6 +371,10 @@ def test_a_name_that_two_tensors_would_have_is_given_to_none() -> None:
     assert report.map is None
     assert len(report) == 0
     assert len(report.only_in_a) == 2
+    report = ckptdiff.diff({"w": one}, {"module.w": one, "model.w": two})
+    assert report.map is None
+    assert len(report) == 0
+    assert len(report.only_in_b) == 2
 
 
 # What has no partner, or one of another size.

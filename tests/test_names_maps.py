@@ -417,6 +417,16 @@ def test_what_could_be_either_is_not_proposed() -> None:
         ckptdiff.propose_map({"x": one, "y": one}, {"p": one, "q": one})
 
 
+def test_bytes_that_speak_for_two_series_speak_for_single_tensors() -> None:
+    one, two = random(8, 8), random(8, 8, seed=1)
+    a = {"s.0.x": one, "s.1.x": two}
+    b = {"p.0.x": one, "p.1.x": two + 1, "q.0.x": one + 1, "q.1.x": two}
+    proposal = ckptdiff.propose_map(a, b)
+    assert proposal.tensors == 2
+    names = proposal.text.partition("[names]\n")[2]
+    assert names == "'s.0.x' = 'p.0.x'  # same bytes\n's.1.x' = 'q.1.x'  # same bytes\n"
+
+
 AWKWARD = [
     "it's",
     'say "x"',
