@@ -22,6 +22,7 @@ from ckptdiff.config import (
 )
 from ckptdiff.documents import CONFIG_BYTES_AT_MOST, read_yaml
 from ckptdiff.position import position_of
+from ckptdiff.testing import assert_checkpoints_equal
 
 from tests.cli import invoke
 from tests.configs import (
@@ -489,6 +490,14 @@ NOT_REFUSED: dict[str, dict[str, Any]] = {
 def test_what_leaves_the_layers_comparable_is_shown_only(name: str, tmp_path: Path) -> None:
     a, b = pair(tmp_path, olmo_core(), olmo_core(**NOT_REFUSED[name]))
     assert len(ckptdiff.diff(a, b).config_differences) == 1
+
+
+def test_an_assertion_is_about_the_tensors(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, olmo_core(), olmo_core(model__d_model=5120))
+    assert_checkpoints_equal(a, b)
+    write_file(b / "model.safetensors", {"model.norm.weight": tensor([1.0], "F32")})
+    with pytest.raises(AssertionError, match="of another shape"):
+        assert_checkpoints_equal(a, b)
 
 
 def test_without_two_configs_nothing_is_refused(tmp_path: Path) -> None:
