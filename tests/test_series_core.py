@@ -308,6 +308,17 @@ def test_products_across_scales_do_not_vanish(tmp_path: Path) -> None:
     assert grams(run)[0].tolist()[1] == [pytest.approx(1000.0, rel=1e-12), 0.0]
 
 
+def test_differences_beyond_float64(tmp_path: Path) -> None:
+    """An update of 3.4e308 is no float64, but its product with one of 1e-200 is."""
+    signs = np.random.default_rng(6).choice([-1.0, 1.0], 700)
+    checkpoints: list[Tensors] = [
+        {"w": tensor(x * signs, "F64")} for x in (1.7e308, -1.7e308, 1e-200, -1.7e308)
+    ]
+    run = series(manifests(tmp_path, checkpoints), [-1, 0, -1, 0])
+    assert_is(run, checkpoints, [-1, 0, -1, 0])
+    assert grams(run)[0][1, 2] == pytest.approx(-3.4e108 * 700, rel=1e-12)
+
+
 def test_distances_of_all_pairs_without_cancellation(tmp_path: Path) -> None:
     """Steps of 1e-9 of the weights: sums of G still have every distance."""
     rng = np.random.default_rng(4)
