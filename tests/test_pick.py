@@ -66,6 +66,7 @@ def test_equal_checkpoints_are_taken_once_and_nothing_from_nothing() -> None:
     assert [one.index for one in pick(line(1, 1, 1), 3, ())] == [2]
     assert pick(SeriesData((), {}), 3, ()) == ()
     nowhere = series_of([{"w": np.array([math.nan])} for _ in range(3)], chain(3))
-    assert [one.index for one in pick(nowhere, 3, ())] == [2]
+    events = [Event("first_nonfinite", index, math.inf, {}, ()) for index in (0, 2, 0)]
+    assert [one.index for one in pick(nowhere, 3, events)] == [2, 0]
     with pytest.raises(ValueError, match="must be 1 or more, not 0"):
         pick(line(1), 0, ())

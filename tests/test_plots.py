@@ -59,9 +59,15 @@ def test_the_plots_of_the_real_run(
         assert start == b"\x89PNG\r\n\x1a\n" if path.endswith("png") else start[:5] == b"<?xml"
     heat = text_of(str(folder / "update_norm.svg"))
     for words in (
-        "update norm ‖u‖: the whole model", "training, tokens", "checkpoint (stage.ingredient:step)",
-        "by layer",        "model.layers.3", "lm_head", "norm jump", "stage boundary", "stage 2, ingredient 3",
-    ):  # fmt: skip
+        "update norm ‖u‖: the whole model",
+        "training, tokens",
+        "checkpoint (stage.ingredient:step)",
+        "by layer",
+        "model.layers.3",
+        "norm jump",
+        "stage boundary",
+        "stage 2, ingredient 3",
+    ):
         assert words in heat, words
     trajectory = text_of(str(folder / "trajectory.svg"))
     assert re.search(r"first principal component \(\d\d\.\d % of the variance\)", trajectory)
@@ -87,9 +93,25 @@ def test_the_same_series_gives_the_same_bytes_whatever_the_users_settings(
     assert "<dc:date>" not in Path(first[1]).read_text()
 
 
+def test_no_position_has_bits_that_the_solver_leaves_to_chance() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context():
+        figure = plots._figure(4.1, 3.3)
+        for axes in figure.subplots(2, 3).flat:
+            axes.set_ylabel("y")
+        plots._settle(figure)
+        for axes in figure.axes:
+            corners = axes.get_position(original=True).get_points()
+            # of exact sums, as a box keeps its size and not its far corner
+            np.testing.assert_allclose(corners, np.round(corners, 6), rtol=0, atol=1e-15)
+            assert corners[0].tolist() == np.round(corners[0], 6).tolist()
+
+
 def test_nothing_is_too_odd_to_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No steps or stages, NaN in a layer, a name with dollars, a metric with slashes, no metric."""
     monkeypatch.setattr(plots, "_FORMATS", {"svg": {"Date": None}})
+    monkeypatch.setattr(plots, "QUANTITIES", plots.QUANTITIES[:2])
     random = np.random.default_rng(1)
     weights = [
         {"a.$x_{$.w": random.standard_normal(5), "b.w": np.full(3, math.nan), "c" * 90: np.ones(2)}
