@@ -46,19 +46,23 @@ def test_the_rest_are_the_farthest_from_those_chosen() -> None:
 
 
 def test_events_come_by_their_score_and_once() -> None:
-    data = line(0, 1, 2, 3, 4, 5)
+    data = line(0, 1, 2, 3, 4, 5, 6, 7)
     events = [
         Event("norm_jump", 2, 7.0, {"row": "mlp"}, ()),
-        Event("loss_of_direction", 3, -9.5, {"row": "total"}, ()),
+        Event("turning_point", 1, -6.1, {"row": "mlp"}, ()),
+        Event("loss_of_direction", 4, -9.5, {"row": "total"}, ()),
+        # an echo of the one before it
+        Event("loss_of_direction", 3, -6.5, {"row": "total"}, ()),
         Event("update_norm_jump", 2, 6.5, {"row": "mlp"}, ()),
-        Event("first_nonfinite", 4, math.inf, {}, ("a.weight",)),
+        Event("first_nonfinite", 6, math.inf, {}, ("a.weight",)),
         Event("stage_boundary", 1, math.inf, {}, ()),
     ]
-    assert [(one.index, one.reason) for one in pick(data, 4, events)] == [
-        (5, "the last of the series"),
-        (4, "first nonfinite in a.weight"),
-        (3, "loss of direction, score -9.5 in total"),
+    assert [(one.index, one.reason) for one in pick(data, 5, events)] == [
+        (7, "the last of the series"),
+        (6, "first nonfinite in a.weight"),
+        (4, "loss of direction, score -9.5 in total"),
         (2, "norm jump, score 7.0 in mlp"),
+        (0, "the farthest from those above: 2 from step2"),
     ]
 
 
@@ -66,6 +70,7 @@ def test_equal_checkpoints_are_taken_once_and_nothing_from_nothing() -> None:
     assert [one.index for one in pick(line(1, 1, 1), 3, ())] == [2]
     assert pick(SeriesData((), {}), 3, ()) == ()
     nowhere = series_of([{"w": np.array([math.nan])} for _ in range(3)], chain(3))
-    assert [one.index for one in pick(nowhere, 3, ())] == [2]
+    events = [Event("first_nonfinite", index, math.inf, {}, ()) for index in (0, 2, 0)]
+    assert [one.index for one in pick(nowhere, 3, events)] == [2, 0]
     with pytest.raises(ValueError, match="must be 1 or more, not 0"):
         pick(line(1), 0, ())

@@ -54,7 +54,10 @@ _SETTINGS = {
     "legend.frameon": False,
 }
 _DOTS_PER_INCH = 150
+# Each with the metadata that would say when and by what version it was written.
+_FORMATS = {"png": {"Software": None}, "svg": {"Date": None}}
 _TICKS_AT_MOST = 24
+_TICKS_ARE = "checkpoint (stage.ingredient:step)"
 _NAME_AT_MOST = 40
 
 _NAMES = {
@@ -106,8 +109,9 @@ def write_plots(
 
 
 def _save(figure: Figure, stem: str) -> list[str]:
+    _settle(figure)
     paths = []
-    for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+    for suffix, metadata in _FORMATS.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
         path = f"{stem}.{suffix}"
@@ -115,6 +119,21 @@ def _save(figure: Figure, stem: str) -> list[str]:
             file.write(buffer.getvalue())
         paths.append(path)
     return paths
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once, in positions that are the same every time.
+
+    The solver of the layout visits its variables in the order of their addresses, so the last bits
+    of its solution differ from run to run, and the identifiers in an SVG with them.
+    """
+    from matplotlib.transforms import Bbox
+
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        corners = axes.get_position(original=True).get_points()
+        axes.set_position(Bbox(np.round(corners, 6)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -303,7 +322,7 @@ def _checkpoint_ticks(axes: Axes, scene: _Scene) -> None:
     shown = range(0, count, step)
     labels = [_tick(checkpoint) for checkpoint in scene.data.checkpoints]
     axes.set_xticks(list(shown), [labels[index] for index in shown], rotation=90, fontsize=7)
-    axes.set_xlabel("checkpoint")
+    axes.set_xlabel(_TICKS_ARE)
     _lines_between_groups(axes.axvline, scene)
 
 
@@ -353,7 +372,7 @@ def _distances(scene: _Scene) -> Figure:
     axes.set_yticks(axes.get_xticks(), [text.get_text() for text in axes.get_xticklabels()])
     axes.tick_params(axis="y", labelsize=7)
     _lines_between_groups(axes.axhline, scene)
-    axes.set_ylabel("checkpoint")
+    axes.set_ylabel(_TICKS_ARE)
     axes.set_title("distance of every two checkpoints", loc="left")
     figure.colorbar(image, ax=axes, label="distance", pad=0.02)
     return figure

@@ -1,12 +1,13 @@
 """Which few checkpoints represent a series: ends of stages, events, then those far from the rest.
 
 The ends of stages come first (of the last stage, that is the last checkpoint), then the checkpoints
-of events, the highest scores first. The others are chosen one at a time, each the one whose
-distance to the nearest chosen before it is the largest (Gonzalez 1985, "Clustering to minimize the
-maximum intercluster distance", which covers a set within twice the best radius). On a single branch
-that comes close to equal arcs of the path, and it needs no other rule where branches part. A
-checkpoint with the very weights of a chosen one adds nothing and is not taken. The choice of K
-checkpoints is the beginning of the choice of K + 1.
+of events, the highest scores first (not those just before or after one of a higher score, which are
+its echo). The others are chosen one at a time, each the one whose distance to the nearest chosen
+before it is the largest (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance",
+which covers a set within twice the best radius). On a single branch that comes close to equal arcs
+of the path, and it needs no other rule where branches part. A checkpoint with the very weights of a
+chosen one adds nothing and is not taken. The choice of K checkpoints is the beginning of the choice
+of K + 1.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def pick(data: SeriesData, count: int, events: Sequence[Event]) -> tuple[Picked,
     chosen: list[Picked] = []
     # where nothing is finite there are no distances, and the ends and events are all there is
     nearest = np.full(len(data.checkpoints), np.inf)
-    for picked in (*_ends(data), *_of_events(events)):
+    for picked in (*_ends(data), *_of_events(events, data.parents)):
         if len(chosen) < count and nearest[picked.index] > 0:
             chosen.append(picked)
             nearest = _with(nearest, distances, picked.index)
@@ -73,11 +74,15 @@ def _ends(data: SeriesData) -> Iterator[Picked]:
             yield Picked(parent, f"the end of stage {stage}")
 
 
-def _of_events(events: Sequence[Event]) -> Iterator[Picked]:
+def _of_events(events: Sequence[Event], parents: Sequence[int]) -> Iterator[Picked]:
+    """The checkpoints of events, but for those beside one with a higher score: its echo."""
     ordered = sorted(events, key=lambda event: (-abs(event.score), event.checkpoint))
+    seen: set[int] = set()
     for event in ordered:
-        if event.kind == "stage_boundary":
+        beside = {other for other in seen if parents[other] == event.checkpoint}
+        if event.kind == "stage_boundary" or beside or parents[event.checkpoint] in seen:
             continue
+        seen.add(event.checkpoint)
         what = event.kind.replace("_", " ")
         if np.isfinite(event.score):
             row = event.evidence.get("row", "total")
