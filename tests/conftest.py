@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+from tests.series_oracle import RealSeries, read_run
+from tests.training_run import TrainingRun, train
+
 # Before transformers is imported: nothing here may ask the Hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -14,3 +17,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """The run of tests/training_run.py, trained once for all tests, which leave it as it is."""
+    return train(tmp_path_factory.mktemp("training") / "run")
+
+
+@pytest.fixture(scope="session")
+def real_series(training_run: TrainingRun) -> RealSeries:
+    """The training run in float64, and the data of the series as numpy has it."""
+    return read_run(training_run)

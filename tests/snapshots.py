@@ -1,5 +1,7 @@
 """Snapshots of what a command prints: status, stdout and stderr together, one file each.
 
+Those of a command with a test file of its own are in a folder of its name.
+
 Set CKPTDIFF_UPDATE_SNAPSHOTS=1 to write them anew, and read the difference before you commit it.
 """
 
@@ -18,7 +20,7 @@ def assert_snapshot(name: str, command: str, outcome: Outcome) -> None:
     text = f"$ ckptdiff {command}\n{without_timings(str(outcome))}"
     path = FOLDER / f"{name}.txt"
     if os.environ.get("CKPTDIFF_UPDATE_SNAPSHOTS"):
-        FOLDER.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert path.exists(), f"no snapshot {name}: run with CKPTDIFF_UPDATE_SNAPSHOTS=1 and read it"
     assert text == path.read_text(encoding="utf-8")

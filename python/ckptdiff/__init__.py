@@ -15,21 +15,26 @@ __all__ = [
     "CheckpointReadError",
     "DiffReport",
     "InvalidCheckpointError",
+    "MixReport",
     "Row",
+    "SeriesReport",
     "Span",
     "StatsReport",
     "TensorRef",
     "TrainingPosition",
     "__version__",
     "diff",
+    "mix",
     "open",
     "position_of",
+    "propose_map",
+    "series",
     "stats",
 ]
 
 if TYPE_CHECKING:
     from ckptdiff._core import __version__
-    from ckptdiff.api import diff, open, stats  # noqa: A004 - reads as ckptdiff.open, like gzip.open
+    from ckptdiff.api import diff, mix, open, propose_map, series, stats  # noqa: A004 - like gzip.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import (
@@ -38,15 +43,17 @@ if TYPE_CHECKING:
         CheckpointReadError,
         InvalidCheckpointError,
     )
+    from ckptdiff.mix_report import MixReport
     from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
+    from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
 else:
     # Names are imported when they are asked for (PEP 562): the command line, which is inside this
     # package, answers --help and Ctrl-C before the core and the renderers are there.
     _HOMES = {
         "_core": ("__version__",),
-        "api": ("diff", "open", "stats"),
+        "api": ("diff", "mix", "open", "propose_map", "series", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
         "errors": (
@@ -55,8 +62,10 @@ else:
             "CheckpointReadError",
             "InvalidCheckpointError",
         ),
+        "mix_report": ("MixReport",),
         "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
+        "series.report": ("SeriesReport",),
         "stats_report": ("StatsReport",),
     }
 

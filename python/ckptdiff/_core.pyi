@@ -134,6 +134,25 @@ class Manifest:
         """
     def bytes_read(self, names: Sequence[str | None] | bytes | None = None) -> int:
         """Bytes that stats of the tensors with a name read: the very same bytes only once."""
+    def derived(
+        self,
+        items: Iterable[
+            tuple[str, int]
+            | tuple[
+                str, Sequence[int], Sequence[tuple[int, int, Sequence[int], Sequence[int] | None]]
+            ]
+        ],
+    ) -> Manifest:
+        """Describe other tensors in the same bytes; nothing is copied or read.
+
+        (name, index) is the tensor at an index, under a name. (name, shape, parts) is a tensor
+        whose elements are those of the parts, one after the other in row-major order; a part is
+        (index, first element, shape, axes): a run of the elements of the tensor at an index, as a
+        tensor of ``shape``, transposed as ``numpy.transpose`` does where ``axes`` are given.
+
+        Raises ValueError, which names the tensor, where a part is not in its tensor, shapes or
+        dtypes do not fit, a packed dtype cannot be cut there, or two tensors have one name.
+        """
     @property
     def elements(self) -> int: ...
     @property

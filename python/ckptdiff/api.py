@@ -22,9 +22,12 @@ from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, che
 
 if TYPE_CHECKING:
     from ckptdiff.diff_report import DiffReport
+    from ckptdiff.mix_report import MixReport
+    from ckptdiff.naming.proposal import Proposal
+    from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
 
-__all__ = ["CheckpointLike", "diff", "open", "stats"]
+__all__ = ["CheckpointLike", "diff", "mix", "open", "propose_map", "series", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -72,6 +75,7 @@ def diff(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     rename: str | Iterable[str | tuple[str, str]] = (),
+    map: str | PathLike[str] | None = "auto",  # noqa: A002 - what the command calls it
     atol: float = 0.0,
     rtol: float = 0.0,
     cast: str | None = None,
@@ -97,7 +101,11 @@ def diff(
         include: Globs; where any is given, only names that match one are compared.
         exclude: Globs of names that are not compared. ``*`` crosses dots.
         rename: ``REGEX=REPLACEMENT`` rules, or pairs of the two, applied in order to A's names
-            before the globs see them.
+            before the map and the globs see them.
+        map: How A's tensors that have no partner are brought under B's names, as docs/names.md has
+            it: ``auto`` where both layouts are known, ``none``, the name of a map, or the path of
+            a TOML file. A tied weight that one side does not store is compared as its twin, but
+            with ``none``. :attr:`DiffReport.map` and ``remarks`` say what was done.
         atol: Absolute tolerance: a tensor is ``within_tolerance`` where
             ``|d| <= atol + rtol * |a|`` holds for each of its elements.
         rtol: Relative tolerance.
@@ -118,18 +126,22 @@ def diff(
     Raises:
         ArchitectureMismatchError: The configs differ in a field that shapes the layers
             (:data:`ckptdiff.config.SHAPES`); a ValueError.
-        ValueError: An option is out of range, two names collide after renaming, or the globs leave
-            nothing to compare.
+        ValueError: An option is out of range, two names collide after renaming, a map's file is
+            none or does not fit, or the globs leave nothing to compare.
+        FileNotFoundError: There is no map file at the path.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
             :func:`open`; also while tensors are read.
     """
     # not needed to open a checkpoint
+    from ckptdiff.config import compare_configs, refuse_other_architecture
     from ckptdiff.coverage import unsupported_notes
     from ckptdiff.diff_report import DiffReport
+    from ckptdiff.pairing import check_map, pair
 
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
         rules=rules,
+        map=check_map(map),
         atol=atol,
         rtol=rtol,
         cast=cast,
@@ -142,26 +154,19 @@ def diff(
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-    # not needed to open a checkpoint
-    from ckptdiff.config import compare_configs, refuse_other_architecture
-
     differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
     if not force:
         refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
-    named_a, named_b = Named(None), Named(None)
-    if rules.include or rules.exclude:
-        named_b = apply_rules(checkpoint_b.names(), rules, ())
-    if rules != Rules():
-        named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
-    notes = config_notes + unmatched(rules, named_a, named_b)
-    _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
-    pairing = _core.Pairing(
-        checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
-    )
-    unsupported = pairing.unsupported
-    notes += unsupported_notes(
-        LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
-    )
+    sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
+    _refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
+    pairing = sides.pairing
+    notes = [
+        *config_notes,
+        *sides.notes,
+        *unsupported_notes(
+            LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
+        ),
+    ]
     start = time.perf_counter()
     table = _core.diff(
         pairing,
@@ -177,11 +182,7 @@ def diff(
     )
     return DiffReport(
         table,
-        a=checkpoint_a,
-        b=checkpoint_b,
-        pairing=pairing,
-        named_a=named_a,
-        named_b=named_b,
+        sides=sides,
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
@@ -246,6 +247,180 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def mix(
+    target: CheckpointLike,
+    parts: Iterable[CheckpointLike],
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Progress | None = None,
+    key: str | None = None,
+    optimizer: bool = False,
+) -> MixReport:
+    """Tell what ``target`` is made of: which combination of ``parts`` comes nearest to it.
+
+    Least-squares coefficients for each tensor and in total, and whether the target is exactly the
+    mean of the parts, taken in float32 and rounded. Everything is read twice. The other arguments
+    and errors are those of :func:`diff` and :func:`open`.
+
+    Raises ValueError for no parts, too, and InvalidCheckpointError for a target of a dtype that
+    nothing is rounded to, such as a quantised one.
+    """
+    from ckptdiff.mix_report import MixReport
+
+    rules = Rules.of(include, exclude)
+    check_threads(threads)
+    check_isa(isa)
+    check_io(io)
+    if isinstance(parts, (str, bytes, PathLike, Mapping)):
+        raise TypeError("parts is a sequence of checkpoints, not one")
+    checkpoints = [open(part, key=key, optimizer=optimizer) for part in parts]
+    if not checkpoints:
+        raise ValueError("there are no parts that the target could be made of")
+    checkpoints.append(open(target, key=key, optimizer=optimizer))
+    named = [Named(None) for _ in checkpoints]
+    if rules != Rules():
+        named = [apply_rules(checkpoint.names(), rules, ()) for checkpoint in checkpoints]
+    notes = unmatched(rules, *named)
+    _refuse_empty_choice(*zip(checkpoints, named, strict=True))
+    manifests = [checkpoint.manifest for checkpoint in checkpoints]
+    names = [of_one.for_core for of_one in named]
+    start = time.perf_counter()
+    run = _core.series(
+        manifests,
+        names,
+        # all hang on the first part
+        [-1] + [0] * (len(checkpoints) - 1),
+        threads=threads,
+        isa=isa,
+        io=io,
+        on_progress=on_progress and (lambda done, total: on_progress(done, 2 * total)),
+    )
+    means = _core.rounded_mean(
+        manifests[-1],
+        manifests[:-1],
+        names[-1],
+        names[:-1],
+        threads=threads,
+        isa=isa,
+        io=io,
+        on_progress=on_progress and (lambda done, total: on_progress(total + done, 2 * total)),
+    )
+    return MixReport(
+        target=checkpoints[-1],
+        parts=checkpoints[:-1],
+        rules=rules,
+        run=run,
+        means=means,
+        notes=notes,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def series(
+    checkpoints: CheckpointLike | Iterable[CheckpointLike] | Mapping[str, CheckpointLike] = (),
+    *,
+    lists: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
+    order: str = "position",
+    map: str = "auto",  # noqa: A002 - as that of diff
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Progress | None = None,
+    key: str | None = None,
+    optimizer: bool = False,
+) -> SeriesReport:
+    """Read the checkpoints of a training run once each, and tell how its weights moved.
+
+    The tensors that all of them have under one name and in one shape are compared; a checkpoint of
+    another architecture, or one that cannot be read, is reported and left out.
+
+    Args:
+        checkpoints: A directory of checkpoints (which may lie in directories for stages and
+            ingredients), or several paths, each a checkpoint or such a directory. Tensors in memory
+            come as a mapping of labels to checkpoints; a label such as
+            ``stage2-ingredient1-step1000`` tells where training stood.
+        lists: CSV files with the columns of OLMo's published lists (``Step``, ``Checkpoint
+            Directory``, and where there are such, ``Stage``, ``Ingredient`` and ``Tokens Seen``).
+        order: ``position`` orders by stage, ingredient and step, updates being taken along the
+            branches; ``given`` keeps the order, each checkpoint following the one before it.
+        map: ``auto`` maps the names of OLMo, OLMo-core and Hugging Face to those that most of the
+            checkpoints have; ``none`` leaves them.
+        include: As for :func:`diff`.
+        exclude: As for :func:`diff`.
+        threads: As for :func:`diff`.
+        isa: As for :func:`diff`.
+        io: As for :func:`diff`.
+        on_progress: As for :func:`diff`; where a checkpoint turns out damaged, it begins anew.
+        key: As for :func:`open`.
+        optimizer: As for :func:`open`.
+
+    Raises:
+        ValueError: An option is out of range, a list is not one, the globs leave nothing, or fewer
+            than two checkpoints, or no tensor that all have, are left.
+        CheckpointNotFoundError: A path that was given does not exist.
+        TypeError: What was given is neither a path nor a checkpoint.
+    """
+    from ckptdiff.series.candidates import candidates_of
+    from ckptdiff.series.order import check_order
+    from ckptdiff.series.report import SeriesOptions, SeriesReport
+    from ckptdiff.series.run import Reading, read_series
+    from ckptdiff.suggest import unknown
+
+    rules = Rules.of(include, exclude)
+    reading = Reading(
+        threads=check_threads(threads),
+        isa=check_isa(isa),
+        io=check_io(io),
+        on_progress=on_progress,
+    )
+    checked_order = check_order(order)
+    if map not in ("auto", "none"):
+        raise ValueError(unknown("map", map, ("auto", "none")))
+
+    def open_one(checkpoint: CheckpointLike) -> Checkpoint:
+        key_of_path = key if isinstance(checkpoint, (str, PathLike)) else None
+        return open(checkpoint, key=key_of_path, optimizer=optimizer)
+
+    candidates, problems = candidates_of(checkpoints, lists, open_one)
+    result = read_series(
+        candidates,
+        rules=rules,
+        map_choice=map,
+        order=checked_order,
+        reading=reading,
+        problems=problems,
+    )
+    return SeriesReport(
+        result.data,
+        problems=result.problems,
+        options=SeriesOptions(rules.include, rules.exclude, checked_order, map),
+        bytes_read=result.bytes_read,
+        seconds=result.seconds,
+    )
+
+
+def propose_map(
+    a: CheckpointLike, b: CheckpointLike, *, threads: int = 0, io: str = "auto"
+) -> Proposal:
+    """Propose a map for tensors that have no partner, by their bytes, shapes and names.
+
+    The text of the proposal is a TOML file for ``diff(map=...)``, to be read before it is used.
+
+    Raises ValueError where nothing can be proposed, and what :func:`open` raises.
+    """
+    check_threads(threads)
+    check_io(io)
+    from ckptdiff.naming.proposal import propose_map as propose
+
+    return propose(open(a), open(b), threads=threads, io=io)
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

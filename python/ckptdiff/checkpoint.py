@@ -7,8 +7,9 @@ asks for it, so a checkpoint of 200,000 tensors costs no more Python objects tha
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -157,6 +158,33 @@ class Checkpoint(Mapping[str, TensorRef]):
     def names(self) -> list[str]:
         """The names in natural order."""
         return self._manifest.names()
+
+    def deriving(
+        self,
+        items: Iterable[
+            tuple[str, int]
+            | tuple[
+                str, Sequence[int], Sequence[tuple[int, int, Sequence[int], Sequence[int] | None]]
+            ]
+        ],
+        origins: Mapping[str, str],
+    ) -> Checkpoint:
+        """A checkpoint of other tensors in the same bytes, as :meth:`Manifest.derived` makes them.
+
+        ``origins`` gives the name here of each that is called otherwise there.
+        """
+        derived = copy.copy(self)
+        derived._manifest = self._manifest.derived(items)
+        derived._stored_names = origins
+        if self._stored_names:
+            # those that keep their names here may have others in the file
+            derived._stored_names = dict(self._stored_names) | {
+                name: self.stored_name(origin) for name, origin in origins.items()
+            }
+        derived._tied = {
+            name: twin for name, twin in self._tied.items() if {name, twin} <= derived.keys()
+        }
+        return derived
 
     def tensor_at(self, index: int, *, name: str | None = None) -> TensorRef:
         """The tensor at a position in natural order, under ``name`` if one is given.

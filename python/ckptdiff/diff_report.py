@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from ckptdiff._core import Pairing, Table
+from ckptdiff._core import Table
 from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.lazy import LazySequence
-from ckptdiff.naming.rules import Named
 from ckptdiff.options import DiffOptions
+from ckptdiff.pairing import Sides
 from ckptdiff.report import NotCompared, Report, not_compared
 from ckptdiff.rows import Rows
 
@@ -44,28 +44,27 @@ class DiffReport(Report):
         self,
         table: Table,
         *,
-        a: Checkpoint,
-        b: Checkpoint,
-        pairing: Pairing,
-        named_a: Named,
-        named_b: Named,
+        sides: Sides,
         options: DiffOptions,
         notes: tuple[str, ...],
         seconds: float,
         config_differences: tuple[ConfigDifference, ...] = (),
     ) -> None:
+        pairing = sides.pairing
         super().__init__(table, notes, seconds, pairing.bytes_read)
-        self._a = a
-        self._b = b
+        self._a = sides.a
+        self._b = sides.b
         self._pairing = pairing
-        self._named_a = named_a
-        self._named_b = named_b
+        self._named_a = sides.named_a
+        self._named_b = sides.named_b
+        self._map = sides.map
+        self._remarks = sides.remarks
         self._options = options
         self._config_differences = config_differences
 
     @property
     def a(self) -> Checkpoint:
-        """The baseline."""
+        """The baseline; after a map, in the tensors that the map has made of its own."""
         return self._a
 
     @property
@@ -82,6 +81,16 @@ class DiffReport(Report):
     def config_differences(self) -> tuple[ConfigDifference, ...]:
         """The fields of the configs beside A and B that differ; empty where one has no config."""
         return self._config_differences
+
+    @property
+    def map(self) -> str | None:
+        """The map that brought A's tensors under B's names, by its name or file; None for none."""
+        return self._map
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How names were brought together, a sentence each: a map, a tied weight's twin."""
+        return self._remarks
 
     @cached_property
     def verdicts(self) -> dict[str, int]:

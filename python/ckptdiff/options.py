@@ -18,6 +18,7 @@ class DiffOptions:
     """How a diff was made. Nothing here depends on the machine it ran on."""
 
     rules: Rules = field(default_factory=Rules)
+    map: str = "auto"
     atol: float = 0.0
     rtol: float = 0.0
     cast: str | None = None
@@ -30,6 +31,7 @@ class DiffOptions:
         cls,
         *,
         rules: Rules,
+        map: str,  # noqa: A002
         atol: float,
         rtol: float,
         cast: str | None,
@@ -40,6 +42,7 @@ class DiffOptions:
         """Options of valid values; raises ValueError that names the first which is not."""
         return cls(
             rules=rules,
+            map=map,
             atol=_tolerance("atol", atol),
             rtol=_tolerance("rtol", rtol),
             cast=_cast(cast),

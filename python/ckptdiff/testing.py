@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from os import PathLike
 
 from ckptdiff.api import CheckpointLike, diff
 from ckptdiff.diff_report import DiffReport
@@ -29,6 +30,7 @@ def assert_checkpoints_equal(
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     rename: str | Iterable[str | tuple[str, str]] = (),
+    map: str | PathLike[str] | None = "none",  # noqa: A002 - as ckptdiff.diff has it
     cast: str | None = None,
     check_dtype: bool = False,
 ) -> None:
@@ -36,8 +38,10 @@ def assert_checkpoints_equal(
 
     Equal means ``|b - a| <= atol + rtol * |a|`` for each element, where both are finite; two NaN
     are equal, and so are two infinities of one sign. Dtypes may differ unless ``check_dtype``. The
-    arguments are those of :func:`ckptdiff.diff`, and so are the other errors. The message has the
-    tensors that differ most, each with where and by how much, and what had no partner.
+    arguments are those of :func:`ckptdiff.diff`, and so are the other errors, but names must agree
+    unless ``map`` says how they are brought together (``auto``, the name of a map, a file). The
+    message has the tensors that differ most, each with where and by how much, and what had no
+    partner.
     """
     # hide this frame from pytest's traceback: the caller's line is of interest
     __tracebackhide__ = True
@@ -49,6 +53,7 @@ def assert_checkpoints_equal(
         include=include,
         exclude=exclude,
         rename=rename,
+        map=map,
         cast=cast,
         # the tensors are what is asserted: those of another architecture are not the same
         force=True,

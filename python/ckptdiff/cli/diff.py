@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from ckptdiff import api
+from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.cli import options
 from ckptdiff.cli.errors import print_message
-from ckptdiff.cli.output import RowsBy, chosen, prepare, write_report
+from ckptdiff.cli.output import RowsBy, chosen, prepare, write, write_report
 from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.render.units import duration, human_bytes, rate
 
@@ -21,7 +22,8 @@ Examples:
   ckptdiff diff base/ tuned/
   ckptdiff diff base/ tuned/ --by layer --sort rel_l2
   ckptdiff diff fp32.safetensors bf16.safetensors --cast BF16
-  ckptdiff diff native/ hf/ --rename '^blocks\\.=model.layers.'
+  ckptdiff diff native/ hf/
+  ckptdiff diff mine/ hf/ --rename '^blocks\\.=model.layers.'
   ckptdiff diff a/ b/ --format json | jq .summary
 
 \b
@@ -41,6 +43,19 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
     metavar="REGEX=REPLACEMENT",
     multiple=True,
     help="Rewrite A's names before pairing, split at the last '='. Repeatable, in order.",
+)
+@click.option(
+    "--map",
+    "name_map",
+    metavar="NAME|FILE|none",
+    default="auto",
+    help="How A's names become B's: a map by name, a TOML file, none; auto finds it.",
+)
+@click.option(
+    "--propose-map",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write a map found by content, shape and name to FILE for you to read, and stop.",
 )
 @click.option(
     "--atol", metavar="X", type=float, default=0.0, help="Tolerate |d| up to X + rtol·|a|."
@@ -71,6 +86,8 @@ def command(
     key_b: str | None,
     optimizer: bool,
     rename: tuple[str, ...],
+    name_map: str,
+    propose_map: str | None,
     atol: float,
     rtol: float,
     cast: str | None,
@@ -91,6 +108,11 @@ def command(
 
     Tensors are paired by name. A and B may be sharded differently and have different dtypes.
     """
+    key_a, key_b = key if key_a is None else key_a, key if key_b is None else key_b
+    if propose_map is not None:
+        first = api.open(a, key=key_a, optimizer=optimizer)
+        second = api.open(b, key=key_b, optimizer=optimizer)
+        return _propose(first, second, propose_map, threads=threads, io=io)
     prepare(output)
     # a run of nothing has the columns of any run: a mistyped column shows now, not when all is read
     of_nothing = api.diff({}, {}, thresholds=thresholds, histogram=histogram)
@@ -102,6 +124,7 @@ def command(
             include=include,
             exclude=exclude,
             rename=rename,
+            map=name_map,
             atol=atol,
             rtol=rtol,
             cast=cast,
@@ -110,8 +133,8 @@ def command(
             threads=threads,
             io=io,
             on_progress=progress,
-            key_a=key if key_a is None else key_a,
-            key_b=key if key_b is None else key_b,
+            key_a=key_a,
+            key_b=key_b,
             optimizer=optimizer,
             force=force,
         )
@@ -128,3 +151,14 @@ def command(
             f"{rate(report.bytes_read, report.seconds)}"
         )
     return report.exit_status
+
+
+def _propose(a: Checkpoint, b: Checkpoint, file: str, *, threads: int, io: str) -> int:
+    prepare(file)
+    proposal = api.propose_map(a, b, threads=threads, io=io)
+    write(file, lambda stream: stream.write(proposal.text))
+    print_message(
+        f"{file}: gives {proposal.tensors:,} of {proposal.wanted:,} tensors a partner; "
+        f"read it, then use --map {file}"
+    )
+    return 0

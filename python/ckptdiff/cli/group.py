@@ -18,6 +18,8 @@ __all__ = ["main"]
 _COMMANDS = {
     "diff": "Tell what changed from checkpoint A to checkpoint B.",
     "stats": "Describe every tensor of a checkpoint: extremes, moments, NaN.",
+    "series": "Tell how weights moved over the checkpoints of a training run.",
+    "mix": "Tell what checkpoint TARGET is made of: a soup, and of which parts.",
     "ls": "List names, dtypes, shapes and sizes, from the headers alone.",
     "where": "Tell the training position of checkpoints: stage, step, tokens, learning rate.",
     "demo": "Write two small checkpoints and run the commands on them.",

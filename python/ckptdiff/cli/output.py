@@ -26,7 +26,7 @@ def prepare(output: str | None) -> None:
         check_writable(output)
 
 
-def write(output: str | None, write_to: Callable[[TextIO], None]) -> None:
+def write(output: str | None, write_to: Callable[[TextIO], object]) -> None:
     """Let ``write_to`` write to the file, or to stdout where there is none."""
     if output is None:
         if sys.stdout is None:

@@ -22,7 +22,7 @@ from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, Invali
 from ckptdiff.formats import beside, recognise
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
-__all__ = ["FORMATS", "Format", "Reader", "open_path"]
+__all__ = ["FORMATS", "Format", "Reader", "open_path", "reader_of"]
 
 
 class Reader(Protocol):
@@ -77,6 +77,20 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
+def reader_of(path: str) -> Reader | None:
+    """The reader of the first format that recognises what is at ``path``.
+
+    Raises OSError where that cannot be looked at.
+    """
+    look = recognise.look_at(path)
+    for candidate in FORMATS:
+        if candidate.may_be(look):
+            reader = candidate.reader()
+            if reader.can_open(path):
+                return reader
+    return None
+
+
 def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
     """Open the checkpoint at ``path`` with the first format that recognises it.
 
@@ -86,13 +100,10 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
     """
     try:
         os.stat(path)
-        look = recognise.look_at(path)
-        for candidate in FORMATS:
-            if candidate.may_be(look):
-                reader = candidate.reader()
-                if reader.can_open(path):
-                    checkpoint = reader.open_checkpoint(path, options)
-                    return beside.with_companions(checkpoint, path, options)
+        reader = reader_of(path)
+        if reader is not None:
+            checkpoint = reader.open_checkpoint(path, options)
+            return beside.with_companions(checkpoint, path, options)
         reason = recognise.why_not(path, [candidate.name for candidate in FORMATS])
     except FileNotFoundError as error:
         if isinstance(error, CheckpointNotFoundError):

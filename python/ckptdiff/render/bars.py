@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["bar", "common_range", "sparkline"]
+__all__ = ["bar", "common_range", "levels_line", "sparkline"]
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -51,3 +51,24 @@ def sparkline(histogram: Mapping[int, int], axis: range, width: int) -> str:
         " " if count == 0 else _LEVELS[math.ceil(count * len(_LEVELS) / highest) - 1]
         for count in counts
     )
+
+
+def levels_line(values: Sequence[float], width: int) -> str:
+    """How values go from first to last, in at most ``width`` characters.
+
+    Several values share a character where there are more of them, which then shows the largest.
+    Heights are linear, relative to the largest; NaN is blank, and infinity as high as it goes.
+    """
+    characters = min(width, len(values))
+    highest = max((value for value in values if math.isfinite(value)), default=0.0)
+    line = ""
+    for at in range(characters):
+        share = values[at * len(values) // characters : (at + 1) * len(values) // characters]
+        defined = [value for value in share if value == value]
+        if not defined:
+            line += " "
+            continue
+        value = max(defined)
+        height = 1.0 if value >= highest > 0 else max(value, 0.0) / (highest or 1.0)
+        line += _LEVELS[max(math.ceil(min(height, 1.0) * len(_LEVELS)), 1) - 1]
+    return line

@@ -108,6 +108,7 @@ def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
             "rename": [
                 [rename.pattern.pattern, rename.replacement] for rename in options.rules.renames
             ],
+            "map": options.map,
             **_selection_object(report.selection),
         },
     )
@@ -120,6 +121,8 @@ def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
             shape_mismatch=len(report.shape_mismatch),
             coverage={side: part.as_dict() for side, part in report.coverage.items()},
             not_compared=[item._asdict() for item in report.excluded],
+            map=report.map,
+            remarks=list(report.remarks),
             total=_total(report),
         ),
     )

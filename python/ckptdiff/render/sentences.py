@@ -20,9 +20,16 @@ __all__ = [
     "config_value",
     "coverage_texts",
     "mismatch_text",
+    "remark_texts",
     "shown_texts",
     "tensor_text",
 ]
+
+
+def remark_texts(report: Report) -> list[str]:
+    """How names were brought together."""
+    remarks = report.remarks if isinstance(report, DiffReport) else ()
+    return [escape(remark) for remark in remarks]
 
 
 def tensor_text(tensor: TensorRef) -> str:

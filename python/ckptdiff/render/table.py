@@ -29,6 +29,7 @@ from ckptdiff.render.sentences import (
     config_value,
     coverage_texts,
     mismatch_text,
+    remark_texts,
     shown_texts,
     tensor_text,
 )
@@ -67,10 +68,11 @@ def rows_that_fit(report: Report, screen: Screen) -> int:
     counts = [len(report.nonfinite_rows)]
     if isinstance(report, DiffReport):
         counts += [len(report.only_in_a), len(report.only_in_b), len(report.shape_mismatch)]
+    lines = _OTHER_LINES + len(remark_texts(report))
     listed = sum(min(count, _LISTED + 1) + 1 for count in counts if count)
     if isinstance(report, DiffReport) and report.config_differences:
         listed += len(report.config_differences) + 1
-    return max(5, min(40, screen.height - _OTHER_LINES - listed))
+    return max(5, min(40, screen.height - lines - listed))
 
 
 def report_lines(report: Report, screen: Screen, *, hint: str | None = None) -> Iterator[str]:
@@ -104,6 +106,7 @@ def report_lines(report: Report, screen: Screen, *, hint: str | None = None) -> 
     if isinstance(report, DiffReport):
         yield from _unpaired_lines(report, screen)
         yield from _config_lines(report, screen)
+    yield from remark_texts(report)
     yield from _coverage_lines(report, screen)
     for line in shown_texts(report):
         yield screen.style(f"{line}; {hint}", "dim")

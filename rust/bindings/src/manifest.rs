@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
+use crate::derived;
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
 use crate::names::{NamesArgument, names_of};
@@ -104,6 +105,12 @@ impl Manifest {
             .filter(|index| names.keeps(*index as usize))
             .collect();
         Ok(engine::bytes_to_describe(&self.inner, &tensors))
+    }
+
+    fn derived(&self, items: &Bound<'_, PyAny>) -> PyResult<Self> {
+        Ok(Self {
+            inner: Arc::new(derived::manifest(&self.inner, items)?),
+        })
     }
 
     #[getter]

@@ -239,7 +239,7 @@ pub(crate) fn quoted(name: &str) -> String {
 }
 
 /// A shape, which can have thousands of dimensions.
-fn listed(shape: &[u64]) -> String {
+pub(crate) fn listed(shape: &[u64]) -> String {
     cut(&format!("{shape:?}"))
 }
 

@@ -10,6 +10,7 @@ mod boxes;
 mod common;
 mod crc32;
 mod deflated;
+mod derived;
 mod distinct;
 mod error;
 mod execute;
@@ -35,8 +36,10 @@ mod source;
 mod spans;
 mod strided;
 mod table;
+mod transposed;
 
 pub use common::{Common, common};
+pub use derived::{Derivation, DerivedFault, Taken};
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use execute::Control;
 pub use freed::give_back_freed_memory;

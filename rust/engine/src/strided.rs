@@ -40,7 +40,7 @@ struct Kept {
 }
 
 impl Blocks {
-    fn find(&self, tensor: usize, index: u64) -> Option<Arc<[u8]>> {
+    pub(crate) fn find(&self, tensor: usize, index: u64) -> Option<Arc<[u8]>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let position = kept
             .iter()
@@ -52,7 +52,7 @@ impl Blocks {
         Some(bytes)
     }
 
-    fn keep(&self, tensor: usize, index: u64, bytes: &Arc<[u8]>) {
+    pub(crate) fn keep(&self, tensor: usize, index: u64, bytes: &Arc<[u8]>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut total = bytes.len();
         let mut first = kept.len();

@@ -1,0 +1,389 @@
+"""The table of a series that people read: a line for each checkpoint, then what is to be said.
+
+Rows are checkpoints in order, quantities those of the whole model. Below are, in short sections and
+only where there is something: problems and notes, events, the rows of a finer level, the picked
+checkpoints, and correlations with evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from ckptdiff.render.bars import levels_line
+from ckptdiff.render.escape import escape
+from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lines
+from ckptdiff.render.screen import Screen
+from ckptdiff.render.units import exponential, human_count, percent, plural, scientific
+from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint
+from ckptdiff.series.evals import Correlation
+from ckptdiff.series.events import Event
+from ckptdiff.series.problems import Problem
+from ckptdiff.series.report import Level, SeriesReport
+from ckptdiff.series.trajectory import Trajectory
+
+__all__ = ["lines"]
+
+_EVENTS_AT_MOST = 20
+_PROBLEMS_AT_MOST = 10
+_CORRELATIONS_AT_MOST = 12
+_ROWS_AT_MOST = 40
+_MARKS_AT_MOST = 2
+_TENSORS_NAMED = 2
+_SPARKLINE_WIDTH = 24
+
+_TOKENS = re.compile(r"(?<=[0-9])-tokens[0-9.]+[KMBTkmbt]?$")
+
+# What an event or a problem is called at the end of its checkpoint's line.
+_EVENT_MARKS = {
+    "stage_boundary": "new stage",
+    "first_nonfinite": "first NaN or Inf",
+    "update_norm_jump": "update jump",
+    "norm_jump": "norm jump",
+    "abs_max_jump": "max |w| jump",
+    "loss_of_direction": "direction lost",
+    "turning_point": "turning point",
+}
+_PROBLEM_MARKS = {
+    "duplicate": "duplicate",
+    "label_mismatch": "label",
+    "not_common": "tensors missing",
+    "tokens_restart": "fewer tokens",
+}
+_EVENT_STYLES = {"stage_boundary": "cyan", "first_nonfinite": "bold red"}
+
+
+def lines(
+    report: SeriesReport, screen: Screen, *, by: Level = "total", pick: int = 0
+) -> Iterator[str]:
+    """The lines of a report; ``by`` adds a table of a level's rows, ``pick`` picks checkpoints."""
+    yield from _heading(report, screen)
+    yield ""
+    yield from _checkpoint_table(report, screen)
+    if by != "total":
+        yield from _level_table(report, by, screen)
+    yield from _problem_section("problems", [p for p in report.problems if not p.is_note], screen)
+    yield from _problem_section("notes", [p for p in report.problems if p.is_note], screen)
+    yield from _event_section(report, screen)
+    if pick:
+        yield from _picked_section(report, pick, screen)
+    yield from _correlation_section(report, screen)
+
+
+def _heading(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    level = report.data.total
+    checkpoints = report.checkpoints
+    tensors = len(report.data.levels["tensor"].names)
+    text = (
+        f"{plural(len(checkpoints), 'checkpoint')} of {plural(tensors, 'tensor')}, "
+        f"{human_count(int(level.numel[0]))} elements"
+    )
+    branches = sum(index - 1 != one.parent for index, one in enumerate(checkpoints))
+    if branches:
+        text += f", in {branches + 1} branches"
+    yield screen.style(text, "bold")
+    lost = int(level.numel[0] - level.finite[0])
+    if lost:
+        elements = "1 element is" if lost == 1 else f"{human_count(lost)} elements are"
+        text = f"{elements} not finite in every checkpoint; norms and distances are of the others"
+        yield screen.style(text, "yellow")
+
+
+# -- the checkpoints ------------------------------------------------------------------------------
+
+
+def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    checkpoints = report.checkpoints
+    trajectory = report.trajectory("total")
+    changed = report.data.total.diffs.get("changed_bf16")
+    numel = int(report.data.total.numel[0])
+    columns: list[tuple[Column, list[Cell]]] = [
+        (
+            Column("checkpoint", flexible=True),
+            [Cell(label) for label in _labels(checkpoints)],
+        )
+    ]
+    for name, header, priority in (("stage", "stage", 7), ("ingredient", "ingr.", 7)):
+        values = [getattr(one, name) for one in checkpoints]
+        if any(value is not None for value in values):
+            columns.append((Column(header, right=True, priority=priority), _counts(values)))
+    steps = [one.step for one in checkpoints]
+    if any(step is not None for step in steps):
+        columns.append((Column("step", right=True, priority=6), _counts(steps)))
+    tokens = [one.tokens for one in checkpoints]
+    if any(count is not None for count in tokens):
+        cells = [Cell("-" if count is None else human_count(count)) for count in tokens]
+        columns.append((Column("tokens", right=True, priority=4), cells))
+    columns += [
+        (Column("‖update‖", right=True), _measures(trajectory.update_norm[:, 0])),
+        (Column("relative", right=True, priority=1), _exponents(trajectory.relative_update[:, 0])),
+        (Column("cos", right=True, priority=1), _cosines(trajectory.cosine_of_updates[:, 0])),
+        (
+            Column("from first", right=True, priority=2),
+            _measures(trajectory.distance_from_first[:, 0]),
+        ),
+        (Column("to last", right=True, priority=2), _measures(trajectory.distance_from_last[:, 0])),
+    ]
+    if changed is not None:
+        cells = [
+            Cell("-" if math.isnan(count) else percent(count, numel))
+            for count in changed[:, 0].tolist()
+        ]
+        columns.append((Column("changed", right=True, priority=3), cells))
+    columns.append((Column(""), _marks(report)))
+    labels = _labels(checkpoints)
+    begins = [
+        "" if one.parent in (index - 1, ROOT) else labels[one.parent]
+        for index, one in enumerate(checkpoints)
+    ]
+    if any(begins):
+        # where a branch begins, if that is not the line above
+        columns.append((Column("branches from", priority=5), [Cell(text) for text in begins]))
+    strips = [Strip.of(cells) for _, cells in columns]
+    yield from table_lines([column for column, _ in columns], [strips], screen)
+
+
+def _labels(checkpoints: Sequence[SeriesCheckpoint]) -> list[str]:
+    """The labels without the tokens at their end, which have a column, if that tells all apart."""
+    labels = [escape(one.label) for one in checkpoints]
+    short = [_TOKENS.sub("", label) for label in labels]
+    return short if len(set(short)) == len(short) else labels
+
+
+def _counts(values: Sequence[int | None]) -> list[Cell]:
+    return [Cell("-" if value is None else f"{value:,}") for value in values]
+
+
+def _measures(values: Floats) -> list[Cell]:
+    return [Cell(_defined(value, scientific)) for value in values.tolist()]
+
+
+def _exponents(values: Floats) -> list[Cell]:
+    return [Cell(_defined(value, exponential)) for value in values.tolist()]
+
+
+def _cosines(values: Floats) -> list[Cell]:
+    return [Cell("-" if math.isnan(value) else f"{value:.3f}") for value in values.tolist()]
+
+
+def _defined(value: float, text: Callable[[float], str]) -> str:
+    return "-" if math.isnan(value) else text(value)
+
+
+def _marks(report: SeriesReport) -> list[Cell]:
+    """What is to be said of each checkpoint in a word or two, the gravest first."""
+    words: list[list[str]] = [[] for _ in report.checkpoints]
+    styles = [""] * len(words)
+    indices = {checkpoint.label: index for index, checkpoint in enumerate(report.checkpoints)}
+    for event in report.events:
+        words[event.checkpoint].append(_EVENT_MARKS.get(event.kind, event.kind.replace("_", " ")))
+        styles[event.checkpoint] = _EVENT_STYLES.get(event.kind, "yellow")
+    for problem in report.problems:
+        mark = _PROBLEM_MARKS.get(problem.kind)
+        for label in problem.labels if mark else ():
+            if label in indices:
+                index = indices[label]
+                words[index].insert(0, f"! {mark}")
+                styles[index] = "bold red"
+    return [Cell(_some(of_one), style) for of_one, style in zip(words, styles, strict=True)]
+
+
+def _some(words: Sequence[str]) -> str:
+    """The first words, and how many more there are: the sections below have all."""
+    different = list(dict.fromkeys(words))
+    rest = len(different) - _MARKS_AT_MOST
+    return ", ".join(different[:_MARKS_AT_MOST]) + (f" +{rest}" if rest > 0 else "")
+
+
+# -- the rows of a level --------------------------------------------------------------------------
+
+
+def _level_table(report: SeriesReport, by: Level, screen: Screen) -> Iterator[str]:
+    """Each layer, module or tensor: how far it went, and how its relative updates went."""
+    trajectory = report.trajectory(by)
+    rows = len(trajectory.names)
+    order: Sequence[int] = range(rows)
+    if rows > _ROWS_AT_MOST:
+        # those that moved farthest for their size, in their natural order
+        moved = np.nan_to_num(_relative_path(trajectory), nan=-1.0, posinf=math.inf)
+        order = sorted(sorted(order, key=lambda row: (-moved[row], row))[:_ROWS_AT_MOST])
+    end = -1
+    columns = [
+        Column(by, flexible=True),
+        Column("elements", right=True, priority=4),
+        Column("norm", right=True, priority=3),
+        Column("path", right=True),
+        Column("displaced", right=True),
+        Column("diffusion", right=True, priority=2),
+        Column("relative update", priority=1),
+    ]
+    numel = report.level(by).numel
+    cells = [
+        [
+            Cell(escape(trajectory.names[row])),
+            Cell(human_count(int(numel[row]))),
+            Cell(_defined(float(trajectory.norm[end, row]), scientific)),
+            Cell(_defined(float(trajectory.path_length[end, row]), scientific)),
+            Cell(_defined(float(trajectory.displacement[end, row]), scientific)),
+            Cell(_defined(float(trajectory.diffusion_exponent[row]), scientific)),
+            Cell(_course(trajectory.relative_update[:, row]), "cyan"),
+        ]
+        for row in order
+    ]
+    yield ""
+    strips = [Strip.of(column) for column in zip(*cells, strict=True)]
+    yield from table_lines(columns, [strips], screen)
+    if len(order) < rows:
+        text = f"the {len(order)} of {rows:,} that moved farthest; --format json has all"
+        yield screen.style(text, "dim")
+
+
+def _course(values: Floats) -> str:
+    return levels_line(values.tolist(), _SPARKLINE_WIDTH)
+
+
+def _relative_path(trajectory: Trajectory) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative: Floats = trajectory.path_length[-1] / trajectory.norm[-1]
+    return relative
+
+
+# -- sections -------------------------------------------------------------------------------------
+
+
+def _problem_section(title: str, problems: Sequence[Problem], screen: Screen) -> Iterator[str]:
+    if not problems:
+        return
+    style = "bold red" if title == "problems" else "bold"
+    yield ""
+    yield f"{screen.style(title, style)} ({len(problems):,})"
+    for problem in problems[:_PROBLEMS_AT_MOST]:
+        yield from _wrapped(f"  {escape(problem.text)}", 4, screen)
+    yield from _rest(len(problems), _PROBLEMS_AT_MOST, screen)
+
+
+def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    events = report.events
+    if not events:
+        return
+    shown = events
+    if len(events) > _EVENTS_AT_MOST:
+        strongest = sorted(range(len(events)), key=lambda at: (-abs(events[at].score), at))
+        shown = tuple(events[at] for at in sorted(strongest[:_EVENTS_AT_MOST]))
+    yield ""
+    yield f"{screen.style('events', 'bold yellow')} ({len(events):,})"
+    labels = _labels(report.checkpoints)
+    width = max(display_width(labels[event.checkpoint]) for event in shown)
+    for event in shown:
+        label = labels[event.checkpoint]
+        padding = " " * (width - display_width(label))
+        yield from _wrapped(f"  {label}{padding}  {_event_text(event)}", width + 6, screen)
+    yield from _rest(len(events), _EVENTS_AT_MOST, screen)
+
+
+def _event_text(event: Event) -> str:
+    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``."""
+    evidence = dict(event.evidence)
+    text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
+    if event.kind == "stage_boundary":
+        text += f" {evidence.pop('stage_before', '?')} → {evidence.pop('stage', '?')}"
+    ratio = evidence.pop("ratio", None)
+    if isinstance(ratio, (int, float)):
+        text += f" ×{ratio:.3g}"
+        evidence.pop("value", None)
+        evidence.pop("before", None)
+    elif "value" in evidence and "expected" in evidence:
+        value, expected = evidence.pop("value"), evidence.pop("expected")
+        text += f" {_evidence_text(value)}, expected {_evidence_text(expected)}"
+    if "row" in evidence:
+        text += f" in {_evidence_text(evidence.pop('row'))}"
+    details = [f"score {event.score:.3g}"] if math.isfinite(event.score) else []
+    if "modules" in evidence and "of_modules" in evidence:
+        details.append(f"{evidence.pop('modules')} of {evidence.pop('of_modules')} modules")
+    # what a later kind of event has to say is shown, too, without a sentence of its own
+    details += [f"{name.replace('_', ' ')} {_evidence_text(v)}" for name, v in evidence.items()]
+    if details:
+        text += f" ({', '.join(details)})"
+    if event.tensors:
+        text += f"; most in {', '.join(map(escape, event.tensors[:_TENSORS_NAMED]))}"
+    return text
+
+
+def _evidence_text(value: float | str | int) -> str:
+    return escape(value) if isinstance(value, str) else scientific(value)
+
+
+def _picked_section(report: SeriesReport, count: int, screen: Screen) -> Iterator[str]:
+    picked = report.pick(count)
+    yield ""
+    yield f"{screen.style('picked', 'bold')} ({len(picked)} of {len(report):,})"
+    all_labels = _labels(report.checkpoints)
+    labels = [all_labels[one.index] for one in picked]
+    width = max(map(display_width, labels), default=0)
+    for label, one in zip(labels, picked, strict=True):
+        padding = " " * (width - display_width(label))
+        yield from _wrapped(f"  {label}{padding}  {escape(one.reason)}", width + 6, screen)
+
+
+def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    correlations = [one for one in report.correlations if one.level == "total"]
+    if not correlations:
+        return
+    correlations.sort(key=_strength)
+    shown = correlations[:_CORRELATIONS_AT_MOST]
+    yield ""
+    yield f"{screen.style('correlations', 'bold')} of the whole model, the strongest first"
+    columns = [
+        Column("quantity", flexible=True),
+        Column("metric"),
+        Column("n", right=True),
+        Column("Spearman", right=True),
+        Column("Pearson", right=True),
+    ]
+    cells = [
+        [
+            Cell(one.quantity.replace("_", " ")),
+            Cell(escape(one.metric)),
+            Cell(str(one.n)),
+            *_cosines(np.array([one.spearman, one.pearson])),
+        ]
+        for one in shown
+    ]
+    strips = [Strip.of(column) for column in zip(*cells, strict=True)]
+    yield from table_lines(columns, [strips], screen)
+    yield from _rest(len(report.correlations), len(shown), screen)
+
+
+def _strength(correlation: Correlation) -> float:
+    strength = abs(correlation.spearman)
+    return 1.0 if math.isnan(strength) else -strength
+
+
+def _wrapped(text: str, indent: int, screen: Screen) -> Iterator[str]:
+    """A long line as several on a terminal, and as it is where it is searched or pasted."""
+    text = screen.text(text)
+    if screen.width is None or display_width(text) <= screen.width:
+        yield text
+        return
+    import textwrap
+
+    indent = min(indent, screen.width // 2)
+    # a path is better cut by the terminal than by a program
+    yield from textwrap.wrap(
+        text,
+        screen.width,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+    )
+
+
+def _rest(count: int, at_most: int, screen: Screen) -> Iterator[str]:
+    if count > at_most:
+        text = f"  and {count - at_most:,} more, which --format json lists"
+        yield screen.style(text, "dim")

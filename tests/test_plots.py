@@ -1,0 +1,160 @@
+"""Plots: which there are, that they are the same every time, and what keeps them from it."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ckptdiff.render import plots
+from ckptdiff.render.plots import write_plots
+from ckptdiff.series.data import ROOT, SeriesCheckpoint, SeriesData
+from ckptdiff.series.evals import read_evals
+from ckptdiff.series.events import Event, find_events
+
+from tests.cli import environment
+from tests.series_oracle import RealSeries, chain, series_of
+from tests.training_run import TrainingRun
+
+PLOTS = ("update_norm", "relative_update", "cosine_of_updates", "distances", "trajectory")
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what is drawn is the same, in a fraction of the time
+    monkeypatch.setattr(plots, "_DOTS_PER_INCH", 40)
+
+
+def tiny(count: int = 6) -> SeriesData:
+    random = np.random.default_rng(0)
+    return series_of(
+        [{f"layers.{i}.w": random.standard_normal(9) for i in range(3)} for _ in range(count)],
+        chain(count, step=range(count), stage=[1] * (count - 2) + [2] * 2),
+    )
+
+
+def text_of(path: str) -> str:
+    """The words of an SVG, which stand in comments beside the outlines that they are drawn with."""
+    return "\n".join(re.findall(r"<!-- (.*?) -->", Path(path).read_text()))
+
+
+def test_the_plots_of_the_real_run(
+    training_run: TrainingRun, real_series: RealSeries, tmp_path: Path
+) -> None:
+    data = real_series.data
+    folder = tmp_path / "new" / "plots"
+    evals = replace(read_evals(str(training_run.evals)), metrics=("first_chain_loss",))
+    events = find_events(data)
+    written = write_plots(data, events, str(folder), evals)
+    names = [*PLOTS, "metric_first_chain_loss"]
+    assert written == [str(folder / f"{n}.{suffix}") for n in names for suffix in ("png", "svg")]
+    assert sorted(map(str, folder.iterdir())) == sorted(written)
+    for path in written:
+        start = Path(path).read_bytes()[:8]
+        assert start == b"\x89PNG\r\n\x1a\n" if path.endswith("png") else start[:5] == b"<?xml"
+    heat = text_of(str(folder / "update_norm.svg"))
+    for words in (
+        "update norm ‖u‖: the whole model",
+        "training, tokens",
+        "checkpoint (stage.ingredient:step)",
+        "by layer",
+        "model.layers.3",
+        "norm jump",
+        "stage boundary",
+        "stage 2, ingredient 3",
+    ):
+        assert words in heat, words
+    trajectory = text_of(str(folder / "trajectory.svg"))
+    assert re.search(r"first principal component \(\d\d\.\d % of the variance\)", trajectory)
+    assert "stage 2 alone, from where it began" in trajectory
+    metric = text_of(str(folder / "metric_first_chain_loss.svg"))
+    assert "first_chain_loss" in metric
+    assert len(re.findall(r"r = -?\d\.\d\d   \u03c1 = -?\d\.\d\d   n = 3\d", metric)) == 13
+
+
+def test_the_same_series_gives_the_same_bytes_whatever_the_users_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib
+
+    data = tiny()
+    first = write_plots(data, find_events(data), str(tmp_path / "1"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": None, "lines.linewidth": 9}):
+        second = write_plots(data, find_events(data), str(tmp_path / "2"))
+        assert matplotlib.rcParams["font.size"] == 20
+    for one, other in zip(first, second, strict=True):
+        assert Path(one).read_bytes() == Path(other).read_bytes(), one
+    assert "<dc:date>" not in Path(first[1]).read_text()
+
+
+def test_no_position_has_bits_that_the_solver_leaves_to_chance() -> None:
+    import matplotlib
+
+    with matplotlib.rc_context():
+        figure = plots._figure(4.1, 3.3)
+        for axes in figure.subplots(2, 3).flat:
+            axes.set_ylabel("y")
+        plots._settle(figure)
+        for axes in figure.axes:
+            corners = axes.get_position(original=True).get_points()
+            # of exact sums, as a box keeps its size and not its far corner
+            np.testing.assert_allclose(corners, np.round(corners, 6), rtol=0, atol=1e-15)
+            assert corners[0].tolist() == np.round(corners[0], 6).tolist()
+
+
+def test_nothing_is_too_odd_to_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No steps or stages, NaN in a layer, a name with dollars, a metric with slashes, no metric."""
+    monkeypatch.setattr(plots, "_FORMATS", {"svg": {"Date": None}})
+    monkeypatch.setattr(plots, "QUANTITIES", plots.QUANTITIES[:2])
+    random = np.random.default_rng(1)
+    weights = [
+        {"a.$x_{$.w": random.standard_normal(5), "b.w": np.full(3, math.nan), "c" * 90: np.ones(2)}
+        for _ in range(5)
+    ]
+    checkpoints = [
+        SeriesCheckpoint(f"step$\\{i}", "", "", parent)
+        for i, parent in enumerate((ROOT, 0, 1, ROOT, 3))
+    ]
+    data = series_of(weights, checkpoints)
+    evals_csv = tmp_path / "evals.csv"
+    evals_csv.write_text("revision,a/../b,a:..:b,empty\nstep$\\0,1,2,\nstep$\\1,2,3,\n")
+    events = [Event("first_nonfinite", 0, math.inf, {}, ("b.w",)), *find_events(data)]
+    folder = tmp_path / "plots"
+    written = write_plots(data, events, str(folder), read_evals(str(evals_csv)))
+    names = [Path(path).name for path in written if path.endswith("svg")]
+    assert names[len(PLOTS) :] == ["metric_a_.._b.svg", "metric_a_.._b_.svg", "metric_empty.svg"]
+    assert {path.parent for path in folder.rglob("*")} == {folder}
+    assert "n = 0" in text_of(str(folder / "metric_empty.svg"))
+    nowhere = series_of([{"w": np.full(2, math.nan)}] * 3, chain(3))
+    assert len(write_plots(nowhere, (), str(folder))) == len(PLOTS)
+
+
+def test_one_checkpoint_has_no_plots(tmp_path: Path) -> None:
+    assert write_plots(series_of([{"w": np.ones(2)}], chain(1)), (), str(tmp_path / "plots")) == []
+    assert not (tmp_path / "plots").exists()
+
+
+def test_without_matplotlib_the_command_that_installs_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"pip install 'ckptdiff\[plots\]'$"):
+        write_plots(tiny(), (), str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_plots(tiny(), (), str(tmp_path / "file"))
+
+
+def test_importing_the_module_imports_no_matplotlib() -> None:
+    code = "import sys, ckptdiff.render.plots; sys.exit('matplotlib' in sys.modules)"
+    completed = subprocess.run([sys.executable, "-c", code], env=environment(), check=False)
+    assert completed.returncode == 0

@@ -1,0 +1,463 @@
+"""The arrays of a series against float64 arithmetic on the tensors, and whether it is sound."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import ckptdiff
+import numpy as np
+import pytest
+import torch
+from ckptdiff.errors import CheckpointNotFoundError
+from ckptdiff.naming.groups import layer, module
+from ckptdiff.series.order import Place
+from ckptdiff.series.report import SeriesReport
+from ckptdiff.series.soundness import intervals
+from safetensors.torch import save_file
+
+from tests.series_runs import SHAPES, Walk, Weights, chain, float64, in_stages, put
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Weights]]:
+    folder = tmp_path_factory.mktemp("series") / "run"
+    return folder, in_stages(folder)
+
+
+@pytest.fixture(scope="module")
+def report(run: tuple[Path, dict[str, Weights]]) -> SeriesReport:
+    return ckptdiff.series(run[0])
+
+
+def kinds(report: SeriesReport) -> list[str]:
+    return [problem.kind for problem in report.problems]
+
+
+# Arrays.
+
+
+def test_order_and_tree(run: tuple[Path, dict[str, Weights]], report: SeriesReport) -> None:
+    assert [one.label for one in report.checkpoints] == list(run[1])
+    assert report.data.parents == (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 7, 10, 7)
+    assert report.checkpoints[9].tokens == 11 * 10**9
+    assert report.checkpoints[9].stage_tokens == 2 * 10**9
+    assert report.checkpoints[9].path == str(run[0] / report.checkpoints[9].label)
+    assert report.checkpoints[9].format == "safetensors"
+
+
+@pytest.mark.parametrize("name", ["tensor", "layer", "module", "total"])
+def test_every_level_against_float64(
+    name: str, run: tuple[Path, dict[str, Weights]], report: SeriesReport
+) -> None:
+    keys = {"tensor": str, "layer": layer, "module": module, "total": lambda _: "total"}
+    groups: dict[str, list[str]] = {}
+    # natural order of these names
+    for tensor in sorted(SHAPES):
+        groups.setdefault(keys[name](tensor), []).append(tensor)
+    weights = [float64(one) for one in run[1].values()]
+    parents = report.data.parents
+    level = report.level(name)  # type: ignore[arg-type]
+    assert level.names == tuple(groups)
+    for row, tensors in enumerate(groups.values()):
+        held = np.array([np.concatenate([one[t] for t in tensors]) for one in weights])
+        updates = np.array(
+            [w - held[p] if p >= 0 else w for w, p in zip(held, parents, strict=True)]
+        )
+        assert level.numel[row] == level.finite[row] == held.shape[1]
+        np.testing.assert_allclose(level.gram[row], updates @ updates.T, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(level.stats["l2"][:, row], np.linalg.norm(held, axis=1))
+        np.testing.assert_allclose(level.stats["mean"][:, row], held.mean(axis=1), atol=1e-9)
+        np.testing.assert_array_equal(level.stats["abs_max"][:, row], abs(held).max(axis=1))
+        norms = np.linalg.norm(updates, axis=1)
+        np.testing.assert_allclose(level.diffs["l2"][1:, row], norms[1:], rtol=1e-7)
+        changed = (updates != 0).sum(axis=1)
+        np.testing.assert_array_equal(level.diffs["changed"][1:, row], changed[1:])
+        # these are bf16 already
+        np.testing.assert_array_equal(level.diffs["changed_bf16"][1:, row], changed[1:])
+        assert np.isnan(level.diffs["l2"][0, row])
+        assert np.isnan(level.diffs["changed_bf16"][0, row])
+    assert "verdict" not in level.diffs
+
+
+def test_stats_and_diffs_are_those_of_the_other_commands(
+    run: tuple[Path, dict[str, Weights]], report: SeriesReport
+) -> None:
+    labels = list(run[1])
+    index = labels.index("stage2-ingredient2-step10-tokens1B")
+    parent = run[0] / labels[report.data.parents[index]]
+    diff = ckptdiff.diff(parent, run[0] / labels[index]).by("layer")
+    stats = ckptdiff.stats(run[0] / labels[index]).by("layer")
+    level = report.level("layer")
+    for columns, rows in ((level.diffs, diff), (level.stats, stats)):
+        for name, values in columns.items():
+            if name != "changed_bf16":
+                np.testing.assert_array_equal(values[index], rows.columns[name].astype(float))
+
+
+def test_elements_that_are_not_finite_are_counted_out(tmp_path: Path) -> None:
+    walk = Walk(dtype="float32")
+    for step in (1, 2, 3):
+        weights = walk.step()
+        if step == 2:
+            weights["head.weight"][0, :3] = torch.tensor([np.nan, np.inf, 1.0])
+        put(tmp_path / f"step{step}", weights)
+    report = ckptdiff.series(tmp_path)
+    level = report.level("tensor")
+    row = level.names.index("head.weight")
+    assert (level.numel[row], level.finite[row]) == (48, 46)
+    assert report.data.total.finite[0] == report.data.total.numel[0] - 2
+    assert np.isfinite(level.gram).all()
+    assert level.stats["nan"][:, row].tolist() == [0, 1, 0]
+
+
+def test_a_label_and_a_mapping_are_a_checkpoint_in_memory(report: SeriesReport) -> None:
+    walk = Walk(dtype="float32")
+    held = {f"stage1-step{step}": walk.step() for step in (20, 10)}
+    held["file"] = walk.step()
+    in_memory = ckptdiff.series(held)
+    assert [one.label for one in in_memory.checkpoints] == [
+        "stage1-step10",
+        "stage1-step20",
+        "file",
+    ]
+    assert [one.path for one in in_memory.checkpoints] == ["", "", ""]
+    weights = [float64(held[one.label]) for one in in_memory.checkpoints]
+    distance = np.sqrt(sum(((weights[2][t] - weights[0][t]) ** 2).sum() for t in SHAPES))
+    np.testing.assert_allclose(in_memory.trajectory().distances[0, 0, 2], distance, rtol=1e-9)
+    assert kinds(in_memory) == ["no_position"]
+    assert in_memory.is_sound
+    # without labels they are numbered, and follow one another
+    numbered = ckptdiff.series([ckptdiff.open(one) for one in held.values()])
+    assert [one.label for one in numbered.checkpoints] == ["#0", "#1", "#2"]
+    assert numbered.data.parents == (-1, 0, 1)
+
+
+def test_paths_and_opened_checkpoints_mix(run: tuple[Path, dict[str, Weights]]) -> None:
+    first, second = list(run[1])[:2]
+    report = ckptdiff.series([ckptdiff.open(run[0] / first), run[0] / second])
+    assert [one.label for one in report.checkpoints] == [first, second]
+    with pytest.raises(TypeError, match="several checkpoints, not one"):
+        ckptdiff.series(ckptdiff.open(run[0] / first))
+    with pytest.raises(ValueError, match=f"two checkpoints have the label '{first}'"):
+        ckptdiff.series([ckptdiff.open(run[0] / first), run[0] / first])
+
+
+def test_globs_choose_tensors(run: tuple[Path, dict[str, Weights]]) -> None:
+    report = ckptdiff.series(run[0], include="layers.*", exclude=["*.norm.*", "nothing*"])
+    names = ("layers.0.mlp.weight", "layers.1.mlp.weight")
+    assert report.level("tensor").names == names
+    assert "unmatched_rule" in kinds(report)
+    with pytest.raises(ValueError, match="leave none of"):
+        ckptdiff.series(run[0], include="nothing*")
+
+
+def test_results_do_not_depend_on_how_they_are_read(
+    run: tuple[Path, dict[str, Weights]], report: SeriesReport, tmp_path: Path
+) -> None:
+    text = report.to_json(by="tensor")
+    for options in ({"threads": 1}, {"threads": 5, "io": "read"}, {"isa": "portable"}):
+        if options.get("isa", "portable") in ckptdiff._core.isa_levels():
+            assert ckptdiff.series(run[0], **options).to_json(by="tensor") == text
+    for label, weights in run[1].items():
+        torch.save(weights, tmp_path / f"{label}.pt")
+    level = ckptdiff.series(tmp_path).data.total
+    np.testing.assert_array_equal(level.gram, report.data.total.gram)
+
+
+def test_wrong_options(run: tuple[Path, dict[str, Weights]]) -> None:
+    for options in ({"order": "positon"}, {"threads": -1}, {"io": "maped"}, {"isa": "avx3"}):
+        with pytest.raises(ValueError, match=r"position|threads|mapped|instruction set"):
+            ckptdiff.series(run[0], **options)
+    with pytest.raises(CheckpointNotFoundError, match="nowhere"):
+        ckptdiff.series([run[0], run[0] / "nowhere"])
+    with pytest.raises(ValueError, match="two checkpoints or more, and there is only one"):
+        ckptdiff.series(run[0] / next(iter(run[1])))
+    with pytest.raises(ValueError, match="two checkpoints or more, and there is none"):
+        ckptdiff.series([])
+    with pytest.raises(TypeError, match="int"):
+        ckptdiff.series({"a": 5, "b": 6})
+
+
+# Is it sound?
+
+
+def test_missing_steps_and_duplicates(report: SeriesReport) -> None:
+    assert kinds(report) == ["missing_step", "duplicate"]
+    missing, duplicate = report.problems
+    assert missing.text == "stage 1: step missing at an interval of 100: 500"
+    assert missing.labels == ("stage1-step400-tokens4B", "stage1-step600-tokens6B")
+    assert duplicate.labels == ("stage1-step300-tokens3B", "stage1-step800-tokens8B")
+    assert duplicate.text == f"byte-identical: {', '.join(duplicate.labels)}"
+    assert not report.is_sound
+    assert report.exit_status == 1
+
+
+def test_a_sound_series(tmp_path: Path) -> None:
+    chain(tmp_path, ["step0", "step100", "step200", "step300", "step350"])
+    report = ckptdiff.series(tmp_path)
+    assert report.problems == ()
+    assert report.exit_status == 0
+
+
+def test_equal_statistics_are_not_yet_equal_bytes(tmp_path: Path) -> None:
+    """The same values in another order agree in every sum, and are no duplicate."""
+    chain(tmp_path, ["step3"])
+    weights = {"w": torch.tensor([1.0, 2.0, 3.0, 2.0])}
+    put(tmp_path / "step1", weights)
+    put(tmp_path / "step2", {"w": torch.tensor([2.0, 1.0, 3.0, 2.0])})
+    put(tmp_path / "step3", {"w": torch.tensor([1.0, 5.0, 3.0, 2.0])})
+    report = ckptdiff.series(tmp_path)
+    assert report.problems == ()
+    stats = report.level("tensor").stats
+    assert all(np.array_equal(column[0], column[1]) for column in stats.values())
+
+
+def test_three_copies_of_one_checkpoint(tmp_path: Path) -> None:
+    """As steps 101000, 175000 and 300000 of OLMo 2 7B are."""
+    chain(tmp_path, ["step1", "step2", "step3", "step4"])
+    for step in (3, 4):
+        shutil.copy(tmp_path / "step1/model.safetensors", tmp_path / f"step{step}")
+    (problem,) = ckptdiff.series(tmp_path).problems
+    assert problem.labels == ("step1", "step3", "step4")
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"),
+    [
+        ([0, 100, 200, 300], []),
+        ([0, 100, 200, 250], []),  # training ended
+        ([0, 1, 2, 4, 8, 100, 200, 300, 400, 500, 600, 700], []),  # dense at first, as Pythia
+        ([100, 200, 400, 500], ["missing_step: step missing at an interval of 100: 300"]),
+        (
+            [1000, 2000, 3000, 10000, 11000, 12000],
+            ["missing_step: 6 steps missing at an interval of 1,000: "
+             "4000, 5000, 6000, 7000, 8000 and 1 more"],
+        ),
+        ([500, 1500, 3500, 4500], ["missing_step: step missing at an interval of 1,000: 2500"]),
+        ([100, 200, 300, 520], ["missing_step: 2 steps missing at an interval of 100: 400, 500"]),
+        (
+            [100, 200, 250, 300, 400],
+            ["uneven_interval: 50 steps from step200 to step250, expected 100",
+             "uneven_interval: 50 steps from step250 to step300, expected 100"],
+        ),
+        ([0, 10, 1000, 5000], ["uneven_interval: intervals between 10 and 4,000 steps"]),
+        ([0, 100], []),
+        ([7], []),
+    ],
+)  # fmt: skip
+def test_intervals(steps: list[int], found: list[str]) -> None:
+    problems = intervals([f"step{step}" for step in steps], [Place(step=step) for step in steps])
+    assert [f"{problem.kind}: {problem.text}" for problem in problems] == found
+
+
+def test_a_label_that_does_not_fit(tmp_path: Path) -> None:
+    """The trainer's own state says what step it is."""
+    chain(tmp_path, ["checkpoint-10", "checkpoint-20", "checkpoint-30"])
+    for step, told in ((10, 10), (20, 25), (30, 30)):
+        state = {"global_step": told, "log_history": [{"step": told, "learning_rate": 1e-3 / step}]}
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
+    report = ckptdiff.series(tmp_path)
+    assert [one.step for one in report.checkpoints] == [10, 25, 30]
+    assert report.checkpoints[0].learning_rate == 1e-4
+    (problem,) = (one for one in report.problems if one.kind == "label_mismatch")
+    assert problem.labels == ("checkpoint-20",)
+    assert problem.text == (
+        "checkpoint-20: step is 25 by trainer_state.json global_step, "
+        "but 20 by directory name checkpoint-20"
+    )
+    # a label that the caller gave, and one that a list gives
+    named = {f"step{n}": tmp_path / f"checkpoint-{n}" for n in (10, 30)}
+    given = ckptdiff.series({"step11": tmp_path / "checkpoint-10", **named})
+    (problem,) = (one for one in given.problems if one.kind == "label_mismatch")
+    assert problem.text.startswith("step11: step is 10 by")
+    assert problem.text.endswith("but 11 by label")
+    table = tmp_path / "list.csv"
+    table.write_text("Step,Checkpoint Directory\n10,checkpoint-10\n31,checkpoint-30\n")
+    listed = ckptdiff.series(lists=table)
+    (problem,) = (one for one in listed.problems if one.kind == "label_mismatch")
+    assert problem.text.endswith("but 31 by the list")
+
+
+def test_another_shape_is_left_out(tmp_path: Path) -> None:
+    chain(tmp_path, ["step1", "step2", "step4"])
+    put(tmp_path / "step3", Walk(shapes=SHAPES | {"layers.1.mlp.weight": (4, 8)}).step())
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step2", "step4"]
+    problem = next(one for one in report.problems if one.kind == "architecture")
+    assert "'layers.1.mlp.weight' is [4, 8], expected [4, 6]" in problem.text
+    assert problem.labels == ("step3",)
+
+
+def test_another_number_of_layers_is_left_out(tmp_path: Path) -> None:
+    chain(tmp_path, ["step1", "step3"])
+    put(tmp_path / "step2", Walk(shapes=SHAPES | {"layers.2.mlp.weight": (4, 6)}).step())
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step3"]
+    assert "3 layers, expected 2" in report.problems[0].text
+
+
+def test_another_config_is_left_out(tmp_path: Path) -> None:
+    """The same shapes, with other heads: every row of a projection means something else."""
+    chain(tmp_path, ["step1", "step2", "step3"])
+    for step in (1, 2, 3):
+        config = {
+            "model_type": "olmo2", "hidden_size": 4, "num_hidden_layers": 2,
+            "num_attention_heads": 2 if step == 2 else 1, "vocab_size": 12,
+        }  # fmt: skip
+        (tmp_path / f"step{step}" / "config.json").write_text(json.dumps(config))
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step3"]
+    assert "n_heads 2, expected 1" in report.problems[0].text
+
+
+def test_a_tensor_that_one_lacks(tmp_path: Path) -> None:
+    """A tied head is not stored everywhere: it is left out and said so."""
+    chain(tmp_path, ["step1", "step3"])
+    weights = Walk(1).step()
+    del weights["head.weight"]
+    put(tmp_path / "step2", weights)
+    report = ckptdiff.series(tmp_path)
+    assert len(report) == 3
+    assert "head.weight" not in report.level("tensor").names
+    (problem,) = report.problems
+    assert (problem.kind, problem.labels) == ("not_common", ("step2",))
+    assert "'head.weight'" in problem.text
+
+
+def test_damaged_checkpoints_are_left_out(tmp_path: Path) -> None:
+    labels = [f"step{n}" for n in range(1, 7)]
+    chain(tmp_path, labels)
+    torn = tmp_path / "step2/model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:-10])
+    (tmp_path / "step3/model.safetensors").write_bytes(b"")
+    (tmp_path / "step4/model.safetensors").unlink()
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step5", "step6"]
+    damaged = [problem for problem in report.problems if problem.kind == "damaged"]
+    assert [problem.labels for problem in damaged] == [("step2",), ("step3",), ("step4",)]
+    assert all("\n" not in problem.text for problem in damaged)
+    assert "step2" in damaged[0].text
+
+
+def test_a_read_that_fails_midway_goes_on_without_it(tmp_path: Path) -> None:
+    """A deflated member whose bytes are wrong is seen only when it is read."""
+    walk = Walk(dtype="float32")
+    for step in (1, 2, 3, 4):
+        arrays = {name: held.numpy() for name, held in walk.step().items()}
+        np.savez_compressed(tmp_path / f"step{step}.npz", **arrays)
+    file = tmp_path / "step2.npz"
+    data = bytearray(file.read_bytes())
+    at = data.index(b"PK\x03\x04", 100)
+    data[at - 40 : at - 20] = bytes(20)
+    file.write_bytes(data)
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step3", "step4"]
+    assert report.data.parents == (-1, 0, 1)
+    problem = next(one for one in report.problems if one.kind == "damaged")
+    assert problem.labels == ("step2",)
+    assert "step2.npz" in problem.text
+
+
+def test_names_of_two_conventions_have_no_tensor_in_common(tmp_path: Path) -> None:
+    chain(tmp_path, ["step1", "step3"])
+    save_file({"other": torch.ones(3)}, tmp_path / "step2.safetensors")
+    report = ckptdiff.series(tmp_path)
+    assert [one.label for one in report.checkpoints] == ["step1", "step3"]
+    assert "no tensor has a name of the others'" in report.problems[0].text
+
+
+def test_exports_of_a_run_are_mapped_to_its_names(tmp_path: Path) -> None:
+    """Two steps of the first OLMo, whose projections are fused, and one that was converted."""
+    width = 4
+    walk = Walk(
+        dtype="float32",
+        shapes={
+            "transformer.wte.weight": (6, width),
+            "transformer.blocks.0.att_proj.weight": (3 * width, width),
+            "transformer.blocks.0.attn_out.weight": (width, width),
+            "transformer.blocks.0.ff_proj.weight": (16, width),
+            "transformer.blocks.0.ff_out.weight": (width, 8),
+            "transformer.ln_f.weight": (width,),
+        },
+    )
+    for step in (1, 2):
+        put(tmp_path / f"step{step}", walk.step())
+    native = walk.step()
+    q, k, v = native["transformer.blocks.0.att_proj.weight"].split(width)
+    up, gate = native["transformer.blocks.0.ff_proj.weight"].split(8)
+    block = "model.layers.0"
+    exported = {
+        "model.embed_tokens.weight": native["transformer.wte.weight"],
+        f"{block}.self_attn.q_proj.weight": q,
+        f"{block}.self_attn.k_proj.weight": k,
+        f"{block}.self_attn.v_proj.weight": v,
+        f"{block}.self_attn.o_proj.weight": native["transformer.blocks.0.attn_out.weight"],
+        f"{block}.mlp.up_proj.weight": up,
+        f"{block}.mlp.gate_proj.weight": gate,
+        f"{block}.mlp.down_proj.weight": native["transformer.blocks.0.ff_out.weight"],
+        "model.norm.weight": native["transformer.ln_f.weight"],
+    }
+    put(tmp_path / "step3", {name: held.contiguous() for name, held in exported.items()})
+    report = ckptdiff.series(tmp_path)
+    assert kinds(report) == ["mapped"]
+    assert report.is_sound
+    assert report.problems[0].text == "step3: names are mapped by hf-to-olmo (6 tensors)"
+    assert set(report.level("tensor").names) == set(native)
+    put(tmp_path / "native" / "step3", native)
+    same = ckptdiff.series([tmp_path / "step1", tmp_path / "step2", tmp_path / "native/step3"])
+    np.testing.assert_array_equal(report.data.total.gram, same.data.total.gram)
+    # as they are, the third has no name of the others
+    left = ckptdiff.series([tmp_path / f"step{n}" for n in (1, 2, 3)], map="none")
+    assert kinds(left) == ["architecture"]
+
+
+def test_64_tiny_checkpoints_are_quick(tmp_path: Path) -> None:
+    import time
+
+    chain(tmp_path, [f"step{n}" for n in range(64)])
+    start = time.perf_counter()
+    report = ckptdiff.series(tmp_path)
+    assert len(report) == 64
+    assert time.perf_counter() - start < 3.0
+
+
+def test_a_checkpoint_that_is_left_out_is_not_missing_too(tmp_path: Path) -> None:
+    chain(tmp_path, [f"step{n}" for n in (1, 2, 3, 4, 5)])
+    (tmp_path / "step3/model.safetensors").write_bytes(b"torn")
+    put(tmp_path / "step4", Walk(shapes={"embed.weight": (5, 5)}).step())
+    report = ckptdiff.series(tmp_path)
+    assert [one.step for one in report.checkpoints] == [1, 2, 5]
+    assert sorted(kinds(report)) == ["architecture", "damaged"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_run_of_olmo_core(tmp_path: Path) -> None:
+    """Steps as OLMo-core leaves them: a distributed checkpoint in a folder of the step's."""
+    import torch.distributed.checkpoint as dcp
+
+    walk = Walk(dtype="float32")
+    held = {}
+    for step in (1000, 2000, 10000):
+        folder = tmp_path / f"step{step}"
+        held[step] = walk.step()
+        state = {f"model.{name}": value for name, value in held[step].items()}
+        dcp.save(state, checkpoint_id=folder / "model_and_optim", no_dist=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "train").mkdir()
+    report = ckptdiff.series(tmp_path)
+    assert [one.step for one in report.checkpoints] == [1000, 2000, 10000]
+    assert {one.format for one in report.checkpoints} == {"torch distributed"}
+    weights = [float64(one) for one in held.values()]
+    distance = np.sqrt(sum(((weights[2][t] - weights[0][t]) ** 2).sum() for t in SHAPES))
+    np.testing.assert_allclose(report.trajectory().distances[0, 0, 2], distance, rtol=1e-9)
+
+
+def test_problems_come_before_notes(tmp_path: Path) -> None:
+    chain(tmp_path, ["step1", "step2", "step3"])
+    (tmp_path / "latest").symlink_to("step3")
+    shutil.copy(tmp_path / "step1/model.safetensors", tmp_path / "step2")
+    report = ckptdiff.series(tmp_path)
+    assert kinds(report) == ["duplicate", "listed_twice"]
+    assert [problem.is_note for problem in report.problems] == [False, True]
