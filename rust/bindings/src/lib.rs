@@ -8,6 +8,7 @@ mod manifest;
 mod memory;
 mod names;
 mod pairing;
+mod partials;
 mod pickle;
 mod run;
 mod spans;
@@ -75,5 +76,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(pickle::strip_pickle, module)?)?;
     module.add_function(wrap_pyfunction!(run::diff, module)?)?;
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
+    module.add_function(wrap_pyfunction!(partials::diff_of_partials, module)?)?;
+    module.add_function(wrap_pyfunction!(partials::stats_of_partials, module)?)?;
     Ok(())
 }

@@ -118,7 +118,7 @@ pub(crate) fn stats(
     Ok(Table(Rows::Stats(table)))
 }
 
-fn cast_target(name: &str) -> PyResult<DType> {
+pub(crate) fn cast_target(name: &str) -> PyResult<DType> {
     DType::CAST_TARGETS
         .into_iter()
         .find(|dtype| dtype.name() == name)
@@ -152,7 +152,7 @@ fn reading(name: &str) -> PyResult<Reading> {
 }
 
 /// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.
-fn watch<T: Send>(
+pub(crate) fn watch<T: Send>(
     python: Python<'_>,
     total: u64,
     on_progress: Option<Py<PyAny>>,

@@ -7,6 +7,7 @@
 
 mod boxes;
 mod deflated;
+mod elements;
 mod error;
 mod interleaved;
 mod json;
@@ -27,6 +28,7 @@ mod spans;
 mod strided;
 mod table;
 
+pub use elements::read_elements;
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use json::json_rows;
 pub use manifest::{Manifest, ManifestBuilder, Span, StoredDType, Sum, TensorView};

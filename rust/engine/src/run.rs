@@ -548,7 +548,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn read_error(
+pub(crate) fn read_error(
     path: &std::path::Path,
     tensor: &str,
     offset: u64,

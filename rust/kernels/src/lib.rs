@@ -32,13 +32,15 @@ mod scaled;
 mod simd;
 mod stats;
 
-pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
+pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffParts, DiffSummary, LargestDifference};
 pub use dtype::{DType, Granule, UnknownDType};
 pub use histogram::Histogram;
 pub use level::Level;
 pub use number::{Extreme, Number};
 pub use scaled::Scaled;
-pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};
+pub use stats::{
+    Extremes, Powers, StatsKernel, StatsOptions, StatsPartial, StatsParts, StatsSummary,
+};
 
 /// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
 pub const BLOCK: usize = 2048;
