@@ -7,12 +7,14 @@ its arguments and prints.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
+from ckptdiff.backends import devices
 from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.coverage import unsupported_notes
 from ckptdiff.diff_report import DiffReport
@@ -25,8 +27,14 @@ from ckptdiff.stats_report import StatsReport
 
 __all__ = ["CheckpointLike", "diff", "open", "stats"]
 
-# A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
-CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
+if TYPE_CHECKING:
+    import torch
+
+# A path, an opened checkpoint, or tensors in memory: by name (numpy arrays, torch tensors on any
+# device), or those of a torch module.
+CheckpointLike: TypeAlias = (
+    "str | PathLike[str] | Checkpoint | Mapping[str, object] | torch.nn.Module"
+)
 
 # Called with (bytes done, bytes in all); an exception it raises stops the run.
 Progress: TypeAlias = Callable[[int, int], object]
@@ -38,8 +46,8 @@ def open(  # noqa: A001 - read as ckptdiff.open
     """Open a checkpoint: its headers are read and checked, its tensors are not.
 
     ``path`` is a file or directory of any format in docs/formats.md (safetensors, torch …), or a
-    mapping of names to numpy arrays or torch tensors, which are not copied. An opened checkpoint
-    comes back as it is.
+    mapping of names to numpy arrays or torch tensors, which are not copied, or a ``torch.nn.Module``,
+    which stands for its state dict. An opened checkpoint comes back as it is.
 
     ``key`` selects a subtree of a format that nests dictionaries, by its dotted path (``model``).
     ``optimizer`` includes the optimizer's state, which is left out otherwise.
@@ -55,6 +63,9 @@ def open(  # noqa: A001 - read as ckptdiff.open
         return path
     if isinstance(path, (str, bytes, PathLike)):
         return open_path(os.fsdecode(path), OpenOptions(key=key, optimizer=optimizer))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(path, torch.nn.Module):
+        path = path.state_dict()
     if isinstance(path, Mapping):
         from ckptdiff.formats.memory import open_mapping
 
@@ -83,6 +94,7 @@ def diff(
     key_a: str | None = None,
     key_b: str | None = None,
     optimizer: bool = False,
+    device: str | None = None,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -110,6 +122,10 @@ def diff(
         key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
         key_b: The same for ``b``.
         optimizer: Include optimizer state.
+        device: Where to reduce: ``cpu`` with the core's kernels, ``cuda``, ``cuda:1``, ``xpu`` with
+            torch, ``auto`` the first of those that is there, ``torch:cpu`` with torch on the CPU.
+            None is where the tensors are, and the core for all that is on the host. Sums can
+            differ in their last digits from one device to another, nothing else does.
 
     Raises:
         ValueError: An option is out of range, two names collide after renaming, or the globs leave
@@ -124,6 +140,8 @@ def diff(
     check_threads(threads)
     check_isa(isa)
     check_io(io)
+    if device is not None:
+        device = devices.resolved(device)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
     named_a, named_b = Named(None), Named(None)
@@ -141,18 +159,31 @@ def diff(
         LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
     )
     start = time.perf_counter()
-    table = _core.diff(
-        pairing,
-        atol=options.atol,
-        rtol=options.rtol,
-        cast=options.cast,
-        thresholds=options.thresholds,
-        histogram=options.histogram,
-        threads=threads,
-        isa=isa,
-        io=io,
-        on_progress=on_progress,
-    )
+    if _wants_torch(device, checkpoint_a, checkpoint_b):
+        from ckptdiff.backends.torch import run
+
+        table = run.diff(
+            pairing,
+            checkpoint_a,
+            checkpoint_b,
+            options=options,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    else:
+        table = _core.diff(
+            pairing,
+            atol=options.atol,
+            rtol=options.rtol,
+            cast=options.cast,
+            thresholds=options.thresholds,
+            histogram=options.histogram,
+            threads=threads,
+            isa=isa,
+            io=io,
+            on_progress=on_progress,
+        )
     return DiffReport(
         table,
         a=checkpoint_a,
@@ -179,18 +210,21 @@ def stats(
     on_progress: Progress | None = None,
     key: str | None = None,
     optimizer: bool = False,
+    device: str | None = None,
 ) -> StatsReport:
     """Describe every tensor of a checkpoint: extremes, moments, norms and counts.
 
     Sums and extremes run over the finite elements; NaN and infinities are counted. The arguments
     and errors are those of :func:`diff` and :func:`open`; ``content_hash`` adds a column ``hash``
-    that is equal for equal bytes, whatever the sharding.
+    that is equal for equal bytes, whatever the sharding; only the core, on the host, can tell it.
     """
     rules = Rules.of(include, exclude)
     options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
     check_threads(threads)
     check_isa(isa)
     check_io(io)
+    if device is not None:
+        device = devices.resolved(device)
     checkpoint = open(a, key=key, optimizer=optimizer)
     named = Named(None)
     if rules != Rules():
@@ -202,16 +236,30 @@ def stats(
         named = named.without_unsupported(unsupported, len(checkpoint))
         notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
     start = time.perf_counter()
-    table = _core.stats(
-        checkpoint.manifest,
-        names=named.for_core,
-        histogram=histogram,
-        content_hash=content_hash,
-        threads=threads,
-        isa=isa,
-        io=io,
-        on_progress=on_progress,
-    )
+    if _wants_torch(device, checkpoint):
+        if content_hash:
+            raise ValueError("a content hash is taken on the host only: leave out --device or --hash")
+        from ckptdiff.backends.torch import run
+
+        table = run.stats(
+            checkpoint,
+            named,
+            histogram=histogram,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    else:
+        table = _core.stats(
+            checkpoint.manifest,
+            names=named.for_core,
+            histogram=histogram,
+            content_hash=content_hash,
+            threads=threads,
+            isa=isa,
+            io=io,
+            on_progress=on_progress,
+        )
     return StatsReport(
         table,
         a=checkpoint,
@@ -220,6 +268,13 @@ def stats(
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
     )
+
+
+def _wants_torch(device: str | None, *checkpoints: Checkpoint) -> bool:
+    """Whether torch reduces: on a device of its own, or what the core cannot reach."""
+    if device not in (None, devices.CORE):
+        return True
+    return any(checkpoint.device_tensors for checkpoint in checkpoints)
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

@@ -53,7 +53,7 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
+    __slots__ = ("_device_tensors", "_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         stored_names: Mapping[str, str] | None = None,
         tied: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
+        device_tensors: Mapping[str, object] | None = None,
     ) -> None:
         self._manifest = manifest
         self._path = path
@@ -71,6 +72,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         self._stored_names: Mapping[str, str] = stored_names or {}
         self._tied = dict(tied or {})
         self._notes = tuple(notes)
+        self._device_tensors = dict(device_tensors or {})
 
     @property
     def manifest(self) -> Manifest:
@@ -100,6 +102,13 @@ class Checkpoint(Mapping[str, TensorRef]):
     def tied(self) -> Mapping[str, str]:
         """Names of tensors that are the very bytes of another one, and that one's name."""
         return self._tied
+
+    @property
+    def device_tensors(self) -> Mapping[str, object]:
+        """Those tensors in memory that torch alone can reach, by name: they lie on a device of
+        their own, or are spread over processes. The manifest describes them, without their bytes.
+        """
+        return self._device_tensors
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -10,7 +10,17 @@ import torch
 
 from ckptdiff.backends.torch.codes import Tensor
 
-__all__ = ["NO_EXPONENT", "exponent_counts", "largest_exponent", "power_of_two", "scaled", "total"]
+__all__ = [
+    "bins_of",
+    "exponent_counts",
+    "histogram_of",
+    "integer_exponents",
+    "largest_exponent",
+    "power_of_two",
+    "scaled",
+    "total",
+    "unsigned_floats",
+]
 
 _ROW = 1024
 
@@ -47,10 +57,6 @@ def scaled(values: Tensor, exponent: Tensor) -> Tensor:
     return values * power_of_two(-half) * power_of_two(half - exponent)
 
 
-#: The exponent of what is not scaled.
-NO_EXPONENT = 0
-
-
 def exponent_counts(magnitudes: Tensor, counted: Tensor) -> Tensor:
     """How many of the magnitudes that are counted have each exponent; see :func:`histogram_of`."""
     exponents = torch.frexp(magnitudes)[1].to(torch.int64) - 1
@@ -70,3 +76,17 @@ def histogram_of(counts: list[int]) -> tuple[int, list[tuple[int, int]]]:
     """(zeros, [(e, n), ...]) of the counts per bin."""
     used = ((bin - _FIRST_BIN, count) for bin, count in enumerate(counts[:-1]) if bin and count)
     return counts[0], list(used)
+
+
+def unsigned_floats(bits: Tensor) -> Tensor:
+    """The nearest float64 of 64-bit integers without a sign."""
+    high, low = (bits >> 32) & 0xFFFFFFFF, bits & 0xFFFFFFFF
+    return high.to(torch.float64) * 2.0**32 + low.to(torch.float64)
+
+
+def integer_exponents(bits: Tensor) -> Tensor:
+    """floor(log2) of 64-bit integers without a sign; anything for 0."""
+    high, low = (bits >> 32) & 0xFFFFFFFF, bits & 0xFFFFFFFF
+    of_high = torch.frexp(high.to(torch.float64))[1].to(torch.int64) + 31
+    of_low = torch.frexp(low.to(torch.float64))[1].to(torch.int64) - 1
+    return torch.where(high > 0, of_high, of_low)
