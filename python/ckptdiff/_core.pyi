@@ -7,7 +7,7 @@ Everything here is a plain value or a frozen class. The public API is
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer  # of Python 3.12's collections.abc
 
 from ckptdiff.backends.partials import DiffPartial, StatsPartial
 

@@ -46,7 +46,7 @@ def open(  # noqa: A001 - read as ckptdiff.open
     """Open a checkpoint: its headers are read and checked, its tensors are not.
 
     ``path`` is a file or directory of any format in docs/formats.md (safetensors, torch …), or a
-    mapping of names to numpy arrays or torch tensors, which are not copied, or a ``torch.nn.Module``,
+    mapping of names to numpy arrays or torch tensors, which are not copied, or a torch module,
     which stands for its state dict. An opened checkpoint comes back as it is.
 
     ``key`` selects a subtree of a format that nests dictionaries, by its dotted path (``model``).
@@ -238,7 +238,9 @@ def stats(
     start = time.perf_counter()
     if _wants_torch(device, checkpoint):
         if content_hash:
-            raise ValueError("a content hash is taken on the host only: leave out --device or --hash")
+            raise ValueError(
+                "a content hash is taken on the host only: leave out --device or --hash"
+            )
         from ckptdiff.backends.torch import run
 
         table = run.stats(

@@ -53,7 +53,15 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_device_tensors", "_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
+    __slots__ = (
+        "_device_tensors",
+        "_format",
+        "_manifest",
+        "_notes",
+        "_path",
+        "_stored_names",
+        "_tied",
+    )
 
     def __init__(
         self,

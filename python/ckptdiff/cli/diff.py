@@ -59,6 +59,7 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
 @options.choice_options
 @click.option("--only-changed", is_flag=True, help="Only rows in which a value changed.")
 @options.output_options
+@options.device_option
 @options.run_options
 def command(
     a: str,
@@ -81,6 +82,7 @@ def command(
     only_changed: bool,
     output_format: str,
     output: str | None,
+    device: str | None,
     threads: int,
     io: str,
     quiet: bool,
@@ -108,6 +110,7 @@ def command(
             threads=threads,
             io=io,
             on_progress=progress,
+            device=device,
             key_a=key if key_a is None else key_a,
             key_b=key if key_b is None else key_b,
             optimizer=optimizer,

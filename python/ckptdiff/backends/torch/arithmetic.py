@@ -74,7 +74,9 @@ def bins_of(exponents: Tensor, zero: Tensor) -> Tensor:
 
 def histogram_of(counts: list[int]) -> tuple[int, list[tuple[int, int]]]:
     """(zeros, [(e, n), ...]) of the counts per bin."""
-    used = ((bin - _FIRST_BIN, count) for bin, count in enumerate(counts[:-1]) if bin and count)
+    used = (
+        (number - _FIRST_BIN, count) for number, count in enumerate(counts[:-1]) if number and count
+    )
     return counts[0], list(used)
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import torch
 
 from ckptdiff.backends.torch.arithmetic import power_of_two, unsigned_floats
-from ckptdiff.backends.torch.codes import Format, Tables, Tensor, values
+from ckptdiff.backends.torch.codes import Encoding, Tables, Tensor, values
 
 __all__ = ["cast"]
 
 
-def cast(codes: Tensor, source: Format, target: Format, tables: Tables) -> Tensor:
+def cast(codes: Tensor, source: Encoding, target: Encoding, tables: Tables) -> Tensor:
     """The codes of ``target`` nearest to the values of these codes.
 
     What exceeds the largest finite value becomes Inf, or NaN where the dtype has no Inf. A NaN
-    keeps its sign where the target has one for it.
+    keeps its sign where the target has one for it, and its payload in 32 and 64 bits.
     """
     if source.name == target.name:
         return codes
@@ -27,14 +27,16 @@ def cast(codes: Tensor, source: Format, target: Format, tables: Tables) -> Tenso
         exact = _rounded_to_odd(codes, source) if target.bits < 64 else _nearest(codes, source)
     else:
         exact = values(codes, source, tables)
-    if target.bits == 64:
-        return exact.view(torch.int64)
-    if target.bits == 32:
-        return exact.to(torch.float32).view(torch.int32)
+    if target.bits >= 32:
+        rounded = exact if target.bits == 64 else exact.to(torch.float32)
+        rounded = rounded.view(target.code_dtype)
+        if not source.is_float:
+            return rounded
+        return torch.where(torch.isnan(exact), _nan_codes(codes, source, target), rounded)
     return _small_codes(exact, codes, source, target)
 
 
-def _small_codes(exact: Tensor, codes: Tensor, source: Format, target: Format) -> Tensor:
+def _small_codes(exact: Tensor, codes: Tensor, source: Encoding, target: Encoding) -> Tensor:
     """Codes of 16 or 8 bits, put together from sign, exponent and mantissa."""
     finite = torch.isfinite(exact)
     magnitude = torch.where(finite, exact, 0.0).abs()
@@ -70,23 +72,35 @@ def _small_codes(exact: Tensor, codes: Tensor, source: Format, target: Format) -
     return code.to(target.code_dtype)
 
 
-def _is_negative(codes: Tensor, source: Format) -> Tensor:
+def _nan_codes(codes: Tensor, source: Encoding, target: Encoding) -> Tensor:
+    """What NaNs of these codes become: quiet, with their payload, which not all devices keep."""
+    payload = torch.zeros_like(codes, dtype=torch.int64)
+    if source.has_infinity:  # without it, there is but one NaN of a sign
+        payload = codes.to(torch.int64) & ((1 << source.mantissa_bits) - 1)
+        shift = target.mantissa_bits - source.mantissa_bits
+        payload = payload << shift if shift >= 0 else payload >> -shift
+    exponent = (1 << target.exponent_bits) - 1
+    quiet = (exponent << target.mantissa_bits) | (1 << (target.mantissa_bits - 1))
+    # the sign bit of a signed integer is its lowest value
+    sign = torch.where(_is_negative(codes, source), -(1 << (target.bits - 1)), 0)
+    return (payload | quiet | sign).to(target.code_dtype)
+
+
+def _is_negative(codes: Tensor, source: Encoding) -> Tensor:
     """Whether the sign is minus, of NaN and zeros too, which arithmetic would not tell."""
     if source.kind in ("unsigned", "bool") or source.name == "F8_E8M0":
         return torch.zeros_like(codes, dtype=torch.bool)
-    if source.fnuz:  # whose only NaN has the code of -0, and is not negative
-        return (codes < 0) & (codes != -128)
     return codes < 0
 
 
-def _nearest(codes: Tensor, source: Format) -> Tensor:
+def _nearest(codes: Tensor, source: Encoding) -> Tensor:
     """The nearest float64 of 64-bit integers."""
     if source.kind == "signed":
         return codes.to(torch.float64)
     return unsigned_floats(codes)
 
 
-def _rounded_to_odd(codes: Tensor, source: Format) -> Tensor:
+def _rounded_to_odd(codes: Tensor, source: Encoding) -> Tensor:
     """64-bit integers as float64 with the last bit set where they are not exact.
 
     Rounding the result to fewer bits is the same as rounding the integer (Boldo & Melquiond,

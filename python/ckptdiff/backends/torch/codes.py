@@ -13,14 +13,14 @@ from typing import Any, TypeAlias
 
 import torch
 
-__all__ = ["FORMATS", "Format", "Tables", "Tensor", "codes_of", "values"]
+__all__ = ["ENCODINGS", "Encoding", "Tables", "Tensor", "codes_of", "values"]
 
 # torch is optional, and its types are those of whatever version is there
 Tensor: TypeAlias = Any
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class Encoding:
     """One dtype. ``bits`` are those of a code, of which a complex number has two."""
 
     name: str
@@ -70,9 +70,9 @@ class Format:
 
 def _ieee(
     name: str, torch_name: str, exponent_bits: int, mantissa_bits: int, components: int = 1
-) -> Format:
+) -> Encoding:
     bias = 2 ** (exponent_bits - 1) - 1
-    return Format(
+    return Encoding(
         name,
         torch_name,
         "float",
@@ -86,38 +86,38 @@ def _ieee(
 
 
 #: Every dtype that is reduced here, by its safetensors name.
-FORMATS: dict[str, Format] = {
-    format.name: format
-    for format in (
-        Format("BOOL", "bool", "bool", 8),
-        Format("U8", "uint8", "unsigned", 8),
-        Format("I8", "int8", "signed", 8),
-        Format("U16", "uint16", "unsigned", 16),
-        Format("I16", "int16", "signed", 16),
-        Format("U32", "uint32", "unsigned", 32),
-        Format("I32", "int32", "signed", 32),
-        Format("U64", "uint64", "unsigned", 64),
-        Format("I64", "int64", "signed", 64),
+ENCODINGS: dict[str, Encoding] = {
+    encoding.name: encoding
+    for encoding in (
+        Encoding("BOOL", "bool", "bool", 8),
+        Encoding("U8", "uint8", "unsigned", 8),
+        Encoding("I8", "int8", "signed", 8),
+        Encoding("U16", "uint16", "unsigned", 16),
+        Encoding("I16", "int16", "signed", 16),
+        Encoding("U32", "uint32", "unsigned", 32),
+        Encoding("I32", "int32", "signed", 32),
+        Encoding("U64", "uint64", "unsigned", 64),
+        Encoding("I64", "int64", "signed", 64),
         _ieee("F16", "float16", 5, 10),
         _ieee("BF16", "bfloat16", 8, 7),
         _ieee("F32", "float32", 8, 23),
         _ieee("F64", "float64", 11, 52),
         _ieee("C64", "complex64", 8, 23, 2),
         _ieee("C128", "complex128", 11, 52, 2),
-        Format("F8_E4M3", "float8_e4m3fn", "float", 8, 1, 4, 3, 7, 448.0, False),
+        Encoding("F8_E4M3", "float8_e4m3fn", "float", 8, 1, 4, 3, 7, 448.0, False),
         _ieee("F8_E5M2", "float8_e5m2", 5, 2),
-        Format("F8_E4M3FNUZ", "float8_e4m3fnuz", "float", 8, 1, 4, 3, 8, 240.0, False),
-        Format("F8_E5M2FNUZ", "float8_e5m2fnuz", "float", 8, 1, 5, 2, 16, 57344.0, False),
-        Format("F8_E8M0", "float8_e8m0fnu", "float", 8, 1, 8, 0, 127, 2.0**127, False),
+        Encoding("F8_E4M3FNUZ", "float8_e4m3fnuz", "float", 8, 1, 4, 3, 8, 240.0, False),
+        Encoding("F8_E5M2FNUZ", "float8_e5m2fnuz", "float", 8, 1, 5, 2, 16, 57344.0, False),
+        Encoding("F8_E8M0", "float8_e8m0fnu", "float", 8, 1, 8, 0, 127, 2.0**127, False),
     )
 }
 
 
-def codes_of(chunk: Tensor, format: Format) -> Tensor:  # noqa: A002
+def codes_of(chunk: Tensor, encoding: Encoding) -> Tensor:
     """The codes of a contiguous, one-dimensional tensor, in place."""
-    if format.components == 2:
+    if encoding.components == 2:
         chunk = torch.view_as_real(chunk).reshape(-1)
-    return chunk.view(format.code_dtype)
+    return chunk.view(encoding.code_dtype)
 
 
 class Tables:
@@ -128,49 +128,51 @@ class Tables:
         self._dtype = dtype
         self._tables: dict[str, Tensor] = {}
 
-    def of(self, format: Format) -> Tensor:  # noqa: A002
+    def of(self, encoding: Encoding) -> Tensor:
         """256 values, in the order of the codes as unsigned integers."""
-        if format.name not in self._tables:
-            values = torch.tensor([_value(format, code) for code in range(256)], dtype=self._dtype)
-            self._tables[format.name] = values.to(self._device)
-        return self._tables[format.name]
+        if encoding.name not in self._tables:
+            values = torch.tensor(
+                [_value(encoding, code) for code in range(256)], dtype=self._dtype
+            )
+            self._tables[encoding.name] = values.to(self._device)
+        return self._tables[encoding.name]
 
 
-def _value(format: Format, code: int) -> float:  # noqa: A002
-    """What a code of an 8-bit float means, by the definition of the format."""
-    if format.name == "F8_E8M0":
-        return float("nan") if code == 255 else 2.0 ** (code - format.bias)
+def _value(encoding: Encoding, code: int) -> float:
+    """What a code of an 8-bit float means, by the definition of the encoding."""
+    if encoding.name == "F8_E8M0":
+        return float("nan") if code == 255 else 2.0 ** (code - encoding.bias)
     sign = -1.0 if code & 128 else 1.0
-    mantissa = code & ((1 << format.mantissa_bits) - 1)
-    exponent = (code & 127) >> format.mantissa_bits
-    if format.fnuz:
+    mantissa = code & ((1 << encoding.mantissa_bits) - 1)
+    exponent = (code & 127) >> encoding.mantissa_bits
+    if encoding.fnuz:
         if code == 128:
             return float("nan")
-    elif format.has_infinity:
-        if exponent == (1 << format.exponent_bits) - 1:
+    elif encoding.has_infinity:
+        if exponent == (1 << encoding.exponent_bits) - 1:
             return float("nan") if mantissa else sign * float("inf")
     elif code & 127 == 127:
         return float("nan")
     if exponent == 0:
-        return sign * mantissa * 2.0 ** (1 - format.bias - format.mantissa_bits)
-    return sign * (1 + mantissa / (1 << format.mantissa_bits)) * 2.0 ** (exponent - format.bias)
+        return sign * mantissa * 2.0 ** (1 - encoding.bias - encoding.mantissa_bits)
+    return sign * (1 + mantissa / (1 << encoding.mantissa_bits)) * 2.0 ** (exponent - encoding.bias)
 
 
-def values(codes: Tensor, format: Format, tables: Tables) -> Tensor:  # noqa: A002
+def values(codes: Tensor, encoding: Encoding, tables: Tables) -> Tensor:
     """The values of codes in float64, exact for every dtype but integers of 64 bits."""
-    if format.kind == "bool":
+    if encoding.kind == "bool":
         return (codes != 0).to(torch.float64)
-    if format.kind == "signed":
+    if encoding.kind == "signed":
         return codes.to(torch.float64)
-    if format.kind == "unsigned":
-        return unsigned(codes, format).to(torch.float64)
-    if format.bits == 8:
-        return tables.of(format).index_select(0, unsigned(codes, format))
-    name = {16: format.torch_name, 32: "float32", 64: "float64"}[format.bits]
+    if encoding.kind == "unsigned":
+        return unsigned(codes, encoding).to(torch.float64)
+    if encoding.bits == 8:
+        return tables.of(encoding).index_select(0, unsigned(codes, encoding))
+    name = {16: encoding.torch_name, 32: "float32", 64: "float64"}[encoding.bits]
     return codes.view(getattr(torch, name)).to(torch.float64)
 
 
-def unsigned(codes: Tensor, format: Format) -> Tensor:  # noqa: A002
+def unsigned(codes: Tensor, encoding: Encoding) -> Tensor:
     """Codes of up to 32 bits as the integers they are without a sign."""
-    wider = torch.int64 if format.bits == 32 else torch.int32
-    return codes.to(wider) & ((1 << format.bits) - 1)
+    wider = torch.int64 if encoding.bits == 32 else torch.int32
+    return codes.to(wider) & ((1 << encoding.bits) - 1)

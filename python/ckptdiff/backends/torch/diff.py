@@ -30,7 +30,7 @@ from ckptdiff.backends.torch.arithmetic import (
     unsigned_floats,
 )
 from ckptdiff.backends.torch.cast import cast
-from ckptdiff.backends.torch.codes import FORMATS, Format, Tables, Tensor, unsigned, values
+from ckptdiff.backends.torch.codes import ENCODINGS, Encoding, Tables, Tensor, unsigned, values
 
 __all__ = ["DiffKernel", "ReducedChunk", "can_diff"]
 
@@ -48,7 +48,7 @@ class ReducedChunk(NamedTuple):
 
 def can_diff(dtype_a: str, dtype_b: str, cast_to: str | None) -> bool:
     """Whether chunks of these two dtypes can be reduced here, with that option."""
-    a, b = FORMATS.get(dtype_a), FORMATS.get(dtype_b)
+    a, b = ENCODINGS.get(dtype_a), ENCODINGS.get(dtype_b)
     if a is None or b is None:
         return False
     if cast_to is not None:
@@ -75,9 +75,9 @@ class DiffKernel:
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of the same elements of A and of B, at least one."""
         codes_a, codes_b = codes
-        a, b = (FORMATS[dtype] for dtype in dtypes)
+        a, b = (ENCODINGS[dtype] for dtype in dtypes)
         if self.cast is not None:
-            target = FORMATS[self.cast]
+            target = ENCODINGS[self.cast]
             codes_a = cast(codes_a, a, target, self.tables)
             codes_b = cast(codes_b, b, target, self.tables)
             a = b = target
@@ -85,7 +85,7 @@ class DiffKernel:
             return self._integers(codes_a, codes_b, a, b)
         return self._floats(codes_a, codes_b, a, b)
 
-    def _floats(self, codes_a: Tensor, codes_b: Tensor, a: Format, b: Format) -> ReducedChunk:
+    def _floats(self, codes_a: Tensor, codes_b: Tensor, a: Encoding, b: Encoding) -> ReducedChunk:
         components = max(a.components, b.components)
         x = _beside_zeros(values(codes_a, a, self.tables), a, components)
         y = _beside_zeros(values(codes_b, b, self.tables), b, components)
@@ -136,13 +136,13 @@ class DiffKernel:
             counts += [changed.new_zeros(())] * 3
         return _reduced(counts + above, [*_sums(x, y, d), *found], histogram)
 
-    def _integers(self, codes_a: Tensor, codes_b: Tensor, a: Format, b: Format) -> ReducedChunk:
+    def _integers(self, codes_a: Tensor, codes_b: Tensor, a: Encoding, b: Encoding) -> ReducedChunk:
         x, y = _ordered_integers(codes_a, a), _ordered_integers(codes_b, b)
         if "U64" in (a.name, b.name):
             # in the order of unsigned numbers; those of fewer bits are moved to where these are
             x, y = (
-                codes ^ _LOWEST if format.name == "U64" else codes + _LOWEST
-                for codes, format in ((x, a), (y, b))
+                codes ^ _LOWEST if encoding.name == "U64" else codes + _LOWEST
+                for codes, encoding in ((x, a), (y, b))
             )
             float_x, float_y = unsigned_floats(x ^ _LOWEST), unsigned_floats(y ^ _LOWEST)
         else:
@@ -180,8 +180,8 @@ class DiffKernel:
         histogram: list[int] | None,
         dtypes: Sequence[str],
     ) -> DiffPartial:
-        """The partial of a chunk whose vectors are here; its index counts from the chunk's start."""
-        a, b = (FORMATS[self.cast or dtype] for dtype in dtypes)
+        """The partial of a chunk whose vectors are here; its index counts from its start."""
+        a, b = (ENCODINGS[self.cast or dtype] for dtype in dtypes)
         exponent, exponent_a, exponent_b = counts[12:15]
         above = counts[15 : 15 + len(self.thresholds)]
         # see _sums for the order
@@ -199,12 +199,22 @@ class DiffKernel:
                 value_a, value_b = value_a - _LOWEST, value_b - _LOWEST
         else:
             magnitude, value_a, value_b = sums[7:10]
+        finite, changed, bits_changed, sign_flips, out_of_tolerance = counts[:5]
+        nan_a, nan_b, inf_a, inf_b, nonfinite_mismatch, index = counts[6:12]
         return DiffPartial(
-            *counts[:5],
-            counts[5] & _ALL_BITS,
-            *counts[6:11],
+            finite=finite,
+            changed=changed,
+            bits_changed=bits_changed,
+            sign_flips=sign_flips,
+            out_of_tolerance=out_of_tolerance,
+            max_ulp=counts[5] & _ALL_BITS,
+            nan_a=nan_a,
+            nan_b=nan_b,
+            inf_a=inf_a,
+            inf_b=inf_b,
+            nonfinite_mismatch=nonfinite_mismatch,
             sums=tuple(scaled_sums),  # type: ignore[arg-type]
-            largest=(magnitude, counts[11], value_a, value_b) if magnitude > 0 else None,
+            largest=(magnitude, index, value_a, value_b) if magnitude > 0 else None,
             above=above,
             histogram=None if histogram is None else histogram_of(histogram),
         )
@@ -232,36 +242,38 @@ def _elements(differ: Tensor, components: int) -> Tensor:
     return differ.sum()
 
 
-def _beside_zeros(reals: Tensor, format: Format, components: int) -> Tensor:  # noqa: A002
+def _beside_zeros(reals: Tensor, encoding: Encoding, components: int) -> Tensor:
     """Real numbers beside complex ones: each gets an imaginary part of 0."""
-    if format.components == components:
+    if encoding.components == components:
         return reals
     return torch.stack([reals, torch.zeros_like(reals)], dim=1).view(-1)
 
 
-def _largest_distance(codes_a: Tensor, codes_b: Tensor, format: Format, finite: Tensor) -> Tensor:  # noqa: A002
+def _largest_distance(
+    codes_a: Tensor, codes_b: Tensor, encoding: Encoding, finite: Tensor
+) -> Tensor:
     """The largest distance of codes in steps; of 64 bits, without a sign."""
-    a, b = _in_order(codes_a, format), _in_order(codes_b, format)
-    if format.bits == 64:
+    a, b = _in_order(codes_a, encoding), _in_order(codes_b, encoding)
+    if encoding.bits == 64:
         key = torch.where(b > a, b - a, a - b) ^ _LOWEST
         return torch.where(finite, key, _LOWEST).max() ^ _LOWEST
     return torch.where(finite, (b - a).abs(), 0).max().to(torch.int64)
 
 
-def _in_order(codes: Tensor, format: Format) -> Tensor:  # noqa: A002
+def _in_order(codes: Tensor, encoding: Encoding) -> Tensor:
     """Codes of floats as integers in the order of the values, both zeros as 0."""
-    if format.name == "F8_E8M0":  # has no sign bit
-        return unsigned(codes, format)
-    wider = torch.int64 if format.bits >= 32 else torch.int32
+    if encoding.name == "F8_E8M0":  # has no sign bit
+        return unsigned(codes, encoding)
+    wider = torch.int64 if encoding.bits >= 32 else torch.int32
     codes = codes.to(wider)
-    return torch.where(codes < 0, -(2 ** (format.bits - 1)) - codes, codes)
+    return torch.where(codes < 0, -(2 ** (encoding.bits - 1)) - codes, codes)
 
 
-def _ordered_integers(codes: Tensor, format: Format) -> Tensor:  # noqa: A002
+def _ordered_integers(codes: Tensor, encoding: Encoding) -> Tensor:
     """Integers of any width in int64, those of U64 as they are."""
-    if format.kind == "unsigned" and format.bits < 64:
-        return unsigned(codes, format).to(torch.int64)
-    if format.kind == "bool":
+    if encoding.kind == "unsigned" and encoding.bits < 64:
+        return unsigned(codes, encoding).to(torch.int64)
+    if encoding.kind == "bool":
         return (codes != 0).to(torch.int64)
     return codes.to(torch.int64)
 

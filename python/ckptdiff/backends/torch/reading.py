@@ -13,8 +13,9 @@ import queue
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 
@@ -30,7 +31,8 @@ _BUFFERS = 8
 _CHUNKS_QUEUED = 4
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     """Runs of elements of a tensor of a manifest, and how many bytes they have."""
 
     manifest: Manifest

@@ -11,7 +11,8 @@ Pairs of tensors that the device has no part in are left to the core, which redu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from ckptdiff._core import Manifest, Pairing, Table, diff_of_partials, stats_of_
 from ckptdiff.backends.devices import TORCH_CPU
 from ckptdiff.backends.partials import DiffPartial, StatsPartial
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
-from ckptdiff.backends.torch.codes import FORMATS, Tables, Tensor, codes_of
+from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
 from ckptdiff.backends.torch.diff import DiffKernel, ReducedChunk, can_diff
 from ckptdiff.backends.torch.reading import ReadAhead, Request
 from ckptdiff.backends.torch.shards import (
@@ -50,7 +51,8 @@ _FETCHED = 64
 Progress: TypeAlias = Callable[[int, int], object]
 
 
-class _Stored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Stored:
     """A tensor whose bytes come through a manifest."""
 
     manifest: Manifest
@@ -86,7 +88,7 @@ class _Job(NamedTuple):
 
     @property
     def components(self) -> int:
-        return max(FORMATS[dtype].components for dtype in self.dtypes)
+        return max(ENCODINGS[dtype].components for dtype in self.dtypes)
 
     def chunks(self) -> Iterator[tuple[_Part, int, int]]:
         floats = CPU_CHUNK_FLOATS if self.device.type == "cpu" else CHUNK_FLOATS
@@ -229,9 +231,7 @@ class _Side:
         return held_boxes(self.name, self.tensor)
 
 
-def _diff_job(
-    row: int, sides: tuple[_Side, _Side], device: Any, cast: str | None
-) -> _Job | None:
+def _diff_job(row: int, sides: tuple[_Side, _Side], device: Any, cast: str | None) -> _Job | None:
     """How a pair is reduced; None if the core is to do it."""
     a, b = sides
     if a.tensor is None and b.tensor is None:
@@ -288,7 +288,8 @@ def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
     return _Job(row, side.shape, (side.dtype,), device or side.device, parts, groups)
 
 
-class _Reduced(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Reduced:
     """A partial, what row it is of, and where it stands among those of the row."""
 
     row: int
@@ -297,6 +298,11 @@ class _Reduced(NamedTuple):
     box: Box
     start: int
     partial: Any
+
+
+def _order(reduced: _Reduced) -> tuple[int, int, Box, int]:
+    """An order of partials that is the same in every process, whoever has reduced which."""
+    return reduced.row, reduced.index, reduced.box, reduced.start
 
 
 class _Failure(NamedTuple):
@@ -336,7 +342,7 @@ def _reduce(
             if isinstance(item, _Failure) and failure is None:
                 failure = ValueError(f"another process failed with {item.message}")
         if failure is None:
-            reduced += sorted(everyones, key=lambda item: item[:4])
+            reduced += sorted(everyones, key=_order)
     if failure is not None:
         raise failure
     for item in reduced:
@@ -369,7 +375,7 @@ def _reduce_here(
             for job in of_device:
                 for part, start, stop in job.chunks():
                     codes = [
-                        _codes(holder, FORMATS[dtype], start, stop, device, files)
+                        _codes(holder, ENCODINGS[dtype], start, stop, device, files)
                         for holder, dtype in zip(part.holders, job.dtypes, strict=True)
                     ]
                     waiting.append((job, part.box, start, kernel.reduce(codes, job.dtypes)))
@@ -385,7 +391,7 @@ def _reduce_here(
 
 
 def _element_bytes(dtype: str) -> int:
-    return FORMATS[dtype].bits * FORMATS[dtype].components // 8
+    return ENCODINGS[dtype].bits * ENCODINGS[dtype].components // 8
 
 
 def _requests(jobs: Iterable[_Job]) -> Iterator[Request]:
@@ -413,12 +419,17 @@ def _largest(jobs: Iterable[_Job]) -> int:
 
 
 def _codes(
-    holder: _Holder, format: Any, start: int, stop: int, device: Any, files: ReadAhead  # noqa: A002
+    holder: _Holder,
+    encoding: Any,
+    start: int,
+    stop: int,
+    device: Any,
+    files: ReadAhead,
 ) -> Tensor:
     if isinstance(holder, _Stored):
-        return files.take().view(format.code_dtype)
+        return files.take().view(encoding.code_dtype)
     elements = elements_of(holder.resolve_conj().resolve_neg(), start, stop)
-    codes = codes_of(elements, format)
+    codes = codes_of(elements, encoding)
     return codes if codes.device == device else codes.to(device)
 
 

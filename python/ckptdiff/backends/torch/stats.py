@@ -23,7 +23,7 @@ from ckptdiff.backends.torch.arithmetic import (
     total,
     unsigned_floats,
 )
-from ckptdiff.backends.torch.codes import FORMATS, Format, Tables, Tensor, values
+from ckptdiff.backends.torch.codes import ENCODINGS, Encoding, Tables, Tensor, values
 from ckptdiff.backends.torch.diff import ReducedChunk
 
 __all__ = ["StatsKernel", "can_describe"]
@@ -35,7 +35,7 @@ _INFINITY = float("inf")
 
 def can_describe(dtype: str) -> bool:
     """Whether chunks of this dtype can be reduced here."""
-    return dtype in FORMATS
+    return dtype in ENCODINGS
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class StatsKernel:
 
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of at least one element."""
-        format = FORMATS[dtypes[0]]  # noqa: A001
-        if format.is_wide_integer:
-            return self._integers(codes[0], format)
-        return self._floats(codes[0], format)
+        encoding = ENCODINGS[dtypes[0]]
+        if encoding.is_wide_integer:
+            return self._integers(codes[0], encoding)
+        return self._floats(codes[0], encoding)
 
-    def _floats(self, codes: Tensor, format: Format) -> ReducedChunk:  # noqa: A002
-        x = values(codes, format, self.tables)
+    def _floats(self, codes: Tensor, encoding: Encoding) -> ReducedChunk:
+        x = values(codes, encoding, self.tables)
         finite = torch.isfinite(x)
         nan = torch.isnan(x).sum()
         positive, negative = (x == _INFINITY).sum(), (x == -_INFINITY).sum()
@@ -62,15 +62,15 @@ class StatsKernel:
         largest, index = torch.where(finite, x.abs(), -1.0).max(dim=0)
         x = torch.where(finite, x, 0.0)
         magnitude = x.abs()
-        subnormals = ((magnitude > 0) & (magnitude < format.smallest_normal)).sum()
+        subnormals = ((magnitude > 0) & (magnitude < encoding.smallest_normal)).sum()
         count = finite.sum()
         counts = [
             count, (x == 0).sum() - (x.numel() - count), (x < 0).sum(), subnormals, nan, positive,
-            negative, _saturated(x, magnitude, format), index,
+            negative, _saturated(x, magnitude, encoding), index,
         ]  # fmt: skip
         histogram = exponent_counts(magnitude, finite) if self.histogram else None
         found = [low, high, largest]
-        if format.bits == 64:
+        if encoding.bits == 64:
             exponent = largest_exponent(magnitude.max())
             x, low, high = scaled(x, exponent), scaled(low, exponent), scaled(high, exponent)
             counts.append(exponent)
@@ -81,8 +81,8 @@ class StatsKernel:
             histogram,
         )  # fmt: skip
 
-    def _integers(self, codes: Tensor, format: Format) -> ReducedChunk:  # noqa: A002
-        if format.kind == "signed":
+    def _integers(self, codes: Tensor, encoding: Encoding) -> ReducedChunk:
+        if encoding.kind == "signed":
             key = codes
             # of the lowest number this is the number itself, whose bits are those of its magnitude
             magnitude = torch.where(codes < 0, -codes, codes)
@@ -119,15 +119,15 @@ class StatsKernel:
         histogram: list[int] | None,
         dtypes: Sequence[str],
     ) -> StatsPartial:
-        """The partial of a chunk whose vectors are here; its index counts from the chunk's start."""
-        format = FORMATS[dtypes[0]]  # noqa: A001
+        """The partial of a chunk whose vectors are here; its index counts from its start."""
+        encoding = ENCODINGS[dtypes[0]]
         finite, index, exponent = counts[0], counts[8], counts[9]
         low: float | int
         high: float | int
         largest: float | int
-        if format.is_wide_integer:
+        if encoding.is_wide_integer:
             low, high, largest = counts[10], counts[11], counts[12] & _ALL_BITS
-            if format.kind == "unsigned":
+            if encoding.kind == "unsigned":
                 low, high = low - _LOWEST, high - _LOWEST
         else:
             # adding zero makes 0.0 of -0.0
@@ -152,16 +152,16 @@ class StatsKernel:
         )
 
 
-def _saturated(x: Tensor, magnitude: Tensor, format: Format) -> Tensor:  # noqa: A002
+def _saturated(x: Tensor, magnitude: Tensor, encoding: Encoding) -> Tensor:
     """How many values are at the end of the dtype's range; of booleans, every one would be."""
-    if format.kind == "bool":
+    if encoding.kind == "bool":
         return (x > 1).sum()
-    if format.kind == "unsigned":
-        return (x == 2**format.bits - 1).sum()
-    if format.kind == "signed":
-        end = 2 ** (format.bits - 1)
+    if encoding.kind == "unsigned":
+        return (x == 2**encoding.bits - 1).sum()
+    if encoding.kind == "signed":
+        end = 2 ** (encoding.bits - 1)
         return ((x == end - 1) | (x == -end)).sum()
-    return (magnitude == format.largest).sum()
+    return (magnitude == encoding.largest).sum()
 
 
 def _moments(x: Tensor, finite: Tensor, count: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
