@@ -74,10 +74,9 @@ def bins_of(exponents: Tensor, zero: Tensor) -> Tensor:
 
 def histogram_of(counts: list[int]) -> tuple[int, list[tuple[int, int]]]:
     """(zeros, [(e, n), ...]) of the counts per bin."""
-    used = (
-        (number - _FIRST_BIN, count) for number, count in enumerate(counts[:-1]) if number and count
-    )
-    return counts[0], list(used)
+    zeros, *bins = counts[:-1]
+    used = [(e, count) for e, count in enumerate(bins, 1 - _FIRST_BIN) if count]
+    return zeros, used
 
 
 def unsigned_floats(bits: Tensor) -> Tensor:

@@ -131,10 +131,9 @@ class Tables:
     def of(self, encoding: Encoding) -> Tensor:
         """256 values, in the order of the codes as unsigned integers."""
         if encoding.name not in self._tables:
-            values = torch.tensor(
-                [_value(encoding, code) for code in range(256)], dtype=self._dtype
-            )
-            self._tables[encoding.name] = values.to(self._device)
+            values = [_value(encoding, code) for code in range(256)]
+            table = torch.tensor(values, dtype=self._dtype, device=self._device)
+            self._tables[encoding.name] = table
         return self._tables[encoding.name]
 
 

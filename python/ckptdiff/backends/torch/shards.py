@@ -75,10 +75,12 @@ def held_boxes(name: str, tensor: Tensor) -> list[Held]:
             continue
         axis = placement.dim
         held = torch.arange(shape[axis]) if indices[axis] is None else indices[axis]
+        # a placement splits along its dimension, so the indices are to lie along it
+        held = held.view([-1 if other == axis else 1 for other in range(len(shape))])
         pieces, _ = placement._split_tensor(
             held, mesh.size(dimension), with_padding=False, contiguous=True
         )
-        indices[axis] = pieces[coordinate[dimension]]
+        indices[axis] = pieces[coordinate[dimension]].reshape(-1)
     if not ours:
         return []
     return list(_boxes(tensor.to_local().detach(), shape, indices))
