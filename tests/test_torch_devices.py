@@ -224,6 +224,29 @@ def test_torch_is_not_imported_unless_it_is_wanted(command: str) -> None:
     assert importlib.util.find_spec("torch") is not None
 
 
+def test_a_device_without_float64_has_its_sums_taken_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As MPS is: its tensors come chunk by chunk, and files are left to the core."""
+    reduced: list[str] = []
+    reduce = run.DiffKernel.reduce
+
+    def watched(self: run.DiffKernel, codes: Any, dtypes: Any) -> Any:
+        reduced.append(codes[0].device.type)
+        return reduce(self, codes, dtypes)
+
+    monkeypatch.setattr(run, "has_float64", lambda device: False)
+    monkeypatch.setattr(run.DiffKernel, "reduce", watched)
+    a, b = views(1), views(2)
+    assert_same_rows(ckptdiff.diff(on_a_device(a), on_a_device(b)), ckptdiff.diff(a, b))
+    assert set(reduced) == {"cpu"}
+    reduced.clear()
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(100)}, path)
+    assert ckptdiff.diff(path, path, device="torch:cpu").identical
+    assert not reduced
+
+
 # -- files on their way ---------------------------------------------------------------------------
 
 

@@ -62,7 +62,7 @@ optimizer_option = click.option(
 device_option = click.option(
     "--device",
     metavar="DEVICE",
-    help="Reduce there, with torch: cuda, cuda:1, xpu, or auto, what there is. cpu: with the core.",
+    help="Reduce there, with torch: cuda, cuda:1, xpu, or auto, what is there. cpu is the core.",
 )
 
 choice_options = _all_of(

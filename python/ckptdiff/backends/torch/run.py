@@ -7,12 +7,14 @@ are made per chunk, gathered from other processes where the tensor is spread ove
 by the core in an order that does not depend on who was first.
 
 Pairs of tensors that the device has no part in are left to the core, which reduces them itself.
+A device without float64 (MPS) cannot take the sums: chunks of its tensors are brought to the CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -189,10 +191,29 @@ def stats(
 
 
 def _torch_device(device: str | None) -> Any:
-    """torch's object, with a number where the kind has several, as tensors have it."""
+    """torch's object, with a number where the kind has several, as tensors have it.
+
+    None, which is for every tensor where it is, if the device could not reduce it anyway.
+    """
     if device is None:
         return None
-    return torch.empty(0, device="cpu" if device == TORCH_CPU else device).device
+    found = torch.empty(0, device="cpu" if device == TORCH_CPU else device).device
+    return found if has_float64(found) else None
+
+
+@cache
+def has_float64(device: Any) -> bool:
+    """Whether sums can be taken on a device: MPS has no float64, nor have some XPUs."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _where_sums_are(device: Any) -> Any:
+    """The device itself; without float64 the CPU, which chunks are brought to one by one."""
+    return device if has_float64(device) else torch.device("cpu")
 
 
 class _Side:
@@ -214,8 +235,7 @@ class _Side:
         if self.tensor is None:
             return None
         if self.sharded:
-            held = held_boxes(self.name, self.tensor)
-            return held[0].tensor.device if held else torch.device("cpu")
+            return self.boxes[0].tensor.device if self.boxes else torch.device("cpu")
         return self.tensor.device
 
     def holder(self, box: Box) -> _Holder:
@@ -227,7 +247,9 @@ class _Side:
             part = part.narrow(dimension, offset, size)
         return part
 
+    @cached_property
     def boxes(self) -> list[Held]:
+        """The boxes of a tensor that is spread over processes, if they are this one's."""
         return held_boxes(self.name, self.tensor)
 
 
@@ -253,18 +275,18 @@ def _diff_job(row: int, sides: tuple[_Side, _Side], device: Any, cast: str | Non
         groups = groups_of(a.tensor)
         parts = [
             _Part(of_a.box, (of_a.tensor, of_b.tensor))
-            for of_a, of_b in zip(a.boxes(), b.boxes(), strict=True)
+            for of_a, of_b in zip(a.boxes, b.boxes, strict=True)
         ]
     elif a.sharded:
         groups = groups_of(a.tensor)
-        parts = [_Part(held.box, (held.tensor, b.holder(held.box))) for held in a.boxes()]
+        parts = [_Part(held.box, (held.tensor, b.holder(held.box))) for held in a.boxes]
     elif b.sharded:
         groups = groups_of(b.tensor)
-        parts = [_Part(held.box, (a.holder(held.box), held.tensor)) for held in b.boxes()]
+        parts = [_Part(held.box, (a.holder(held.box), held.tensor)) for held in b.boxes]
     else:
         box = whole(a.shape)
         parts = [_Part(box, (a.holder(box), b.holder(box)))]
-    where = device or a.device or b.device
+    where = device or _where_sums_are(a.device or b.device)
     return _Job(row, a.shape, (a.dtype, b.dtype), where, parts, groups)
 
 
@@ -281,11 +303,12 @@ def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
     groups: tuple[Any, ...] = ()
     if side.sharded:
         groups = groups_of(side.tensor)
-        parts = [_Part(held.box, (held.tensor,)) for held in side.boxes()]
+        parts = [_Part(held.box, (held.tensor,)) for held in side.boxes]
     else:
         box = whole(side.shape)
         parts = [_Part(box, (side.holder(box),))]
-    return _Job(row, side.shape, (side.dtype,), device or side.device, parts, groups)
+    where = device or _where_sums_are(side.device)
+    return _Job(row, side.shape, (side.dtype,), where, parts, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +453,7 @@ def _codes(
         return files.take().view(encoding.code_dtype)
     elements = elements_of(holder.resolve_conj().resolve_neg(), start, stop)
     codes = codes_of(elements, encoding)
-    return codes if codes.device == device else codes.to(device)
+    return codes.to(device)
 
 
 def _fetched(
