@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
@@ -158,11 +159,10 @@ def diff(
     notes += unsupported_notes(
         LazySequence(unsupported, lambda pair: _undecoded(checkpoint_a, checkpoint_b, pair))
     )
+    backend = _torch_backend(device, checkpoint_a, checkpoint_b)
     start = time.perf_counter()
-    if _wants_torch(device, checkpoint_a, checkpoint_b):
-        from ckptdiff.backends.torch import run
-
-        table = run.diff(
+    if backend is not None:
+        table = backend.diff(
             pairing,
             checkpoint_a,
             checkpoint_b,
@@ -235,15 +235,12 @@ def stats(
     if unsupported:
         named = named.without_unsupported(unsupported, len(checkpoint))
         notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
+    backend = _torch_backend(device, checkpoint)
+    if backend is not None and content_hash:
+        raise ValueError("a content hash is taken on the host only: leave out --device or --hash")
     start = time.perf_counter()
-    if _wants_torch(device, checkpoint):
-        if content_hash:
-            raise ValueError(
-                "a content hash is taken on the host only: leave out --device or --hash"
-            )
-        from ckptdiff.backends.torch import run
-
-        table = run.stats(
+    if backend is not None:
+        table = backend.stats(
             checkpoint,
             named,
             histogram=histogram,
@@ -272,11 +269,15 @@ def stats(
     )
 
 
-def _wants_torch(device: str | None, *checkpoints: Checkpoint) -> bool:
-    """Whether torch reduces: on a device of its own, or what the core cannot reach."""
-    if device not in (None, devices.CORE):
-        return True
-    return any(checkpoint.device_tensors for checkpoint in checkpoints)
+def _torch_backend(device: str | None, *checkpoints: Checkpoint) -> ModuleType | None:
+    """The backend where torch reduces: on a device of its own, or what the core cannot reach."""
+    elsewhere = any(checkpoint.device_tensors for checkpoint in checkpoints)
+    if device in (None, devices.CORE) and not elsewhere:
+        return None
+    # imported before any clock starts: torch takes seconds
+    from ckptdiff.backends.torch import run
+
+    return run
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

@@ -349,6 +349,10 @@ def _reduce(
     reduced: list[_Reduced] = []
     try:
         reduced = list(_reduce_here(jobs, kernel_of, on_progress, moved))
+    except torch.cuda.OutOfMemoryError as error:
+        failure = MemoryError(f"on the device: {str(error).splitlines()[0]}")
+        if not any(job.groups for job in jobs):
+            raise failure from error
     except (OSError, ValueError, RuntimeError, MemoryError) as error:
         if not any(job.groups for job in jobs):
             raise
