@@ -455,7 +455,8 @@ def _codes(
 ) -> Tensor:
     if isinstance(holder, _Stored):
         return files.take().view(encoding.code_dtype)
-    elements = elements_of(holder.resolve_conj().resolve_neg(), start, stop)
+    # resolved behind the cut: a conjugate of the whole would be a copy of it
+    elements = elements_of(holder, start, stop).resolve_conj().resolve_neg()
     codes = codes_of(elements, encoding)
     return codes.to(device)
 
