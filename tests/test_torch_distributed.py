@@ -25,8 +25,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     a = {name: value_of(name) for name in SHAPES}
     b = {}
     for number, (name, value) in enumerate(a.items()):
-        b[name] = value.clone()
         # the largest difference twice, in the parts of both ranks: the first is to be reported
+        value.view(-1)[[number % 3, -1 - number % 2]] = 0.0
+        b[name] = value.clone()
         b[name].view(-1)[[number % 3, -1 - number % 2]] = 100.0
         b[name].view(-1)[value.numel() // 2] = float("nan")
     save_file(a, folder / "a.safetensors")
