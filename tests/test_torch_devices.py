@@ -104,8 +104,10 @@ def test_mixed_sides(tmp_path: Path) -> None:
     assert_same_rows(ckptdiff.diff(path, b, device="torch:cpu"), engine)
 
 
-def test_a_mapping_can_have_tensors_on_the_host_and_elsewhere() -> None:
-    """Those on both hosts are left to the core."""
+def test_a_mapping_can_have_tensors_on_the_host_and_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pairs that are on the host are left to the core."""
     a, b = views(1), views(2)
     part = on_a_device({name: a[name] for name in ("bf16", "large")})
     described = [("bf16", "BF16", (64, 37, 5), (0, 0, 0), None)]
@@ -116,8 +118,20 @@ def test_a_mapping_can_have_tensors_on_the_host_and_elsewhere() -> None:
         device_tensors={"bf16": part.device_tensors["bf16"]},
     )  # fmt: skip
     names = ("bf16", "contiguous")
-    engine = ckptdiff.diff({name: a[name] for name in names}, {name: b[name] for name in names})
-    assert_same_rows(ckptdiff.diff(mixed, {name: b[name] for name in names}), engine)
+    other = {name: b[name] for name in names}
+    engine = ckptdiff.diff({name: a[name] for name in names}, other)
+    reduced: list[str] = []
+    reduce = run.DiffKernel.reduce
+
+    def watched(self: run.DiffKernel, codes: Any, dtypes: Any) -> Any:
+        reduced.append(dtypes[0])
+        return reduce(self, codes, dtypes)
+
+    monkeypatch.setattr(run.DiffKernel, "reduce", watched)
+    for device in (None, "cpu"):
+        assert_same_rows(ckptdiff.diff(mixed, other, device=device), engine)
+    assert reduced == ["BF16", "BF16"]
+    assert_same_rows(ckptdiff.stats(mixed, device="cpu"), ckptdiff.stats({n: a[n] for n in names}))
 
 
 def test_a_module_is_taken_as_its_state_dict(tmp_path: Path) -> None:

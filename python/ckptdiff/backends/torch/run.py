@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 import torch
 
 from ckptdiff._core import Manifest, Pairing, Table, diff_of_partials, stats_of_partials
-from ckptdiff.backends.devices import TORCH_CPU
+from ckptdiff.backends.devices import CORE, TORCH_CPU
 from ckptdiff.backends.partials import DiffPartial, StatsPartial
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
 from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
@@ -128,14 +128,16 @@ def diff(
 ) -> Table:
     """The table of a diff, as ``_core.diff`` gives it.
 
-    Every chunk is reduced on ``device``; None is where its tensors are, and leaves pairs that are
-    on the host to the core. Raises ValueError for tensors that cannot be reduced there.
+    Every chunk is reduced on ``device``; None is where its tensors are. That and ``cpu`` leave
+    pairs on the host to the core. Raises ValueError for tensors that cannot be reduced there.
     """
     wanted = _torch_device(device)
     pairs = pairing.pairs
     jobs = []
     for row, (index_a, index_b) in enumerate(pairs):
         sides = (_Side(a, index_a), _Side(b, index_b))
+        if device == CORE and all(side.tensor is None for side in sides):
+            continue
         job = _diff_job(row, sides, wanted, options.cast)
         if job is not None:
             jobs.append(job)
@@ -177,7 +179,10 @@ def stats(
     jobs = []
     rows = [index for index in range(len(a)) if named.keeps(index)]
     for row, index in enumerate(rows):
-        job = _stats_job(row, _Side(a, index), wanted)
+        side = _Side(a, index)
+        if device == CORE and side.tensor is None:
+            continue
+        job = _stats_job(row, side, wanted)
         if job is not None:
             jobs.append(job)
 
