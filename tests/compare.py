@@ -91,3 +91,25 @@ def assert_rows(
     faults += [f"{name}: a row too many" for name in rows if name not in expected]
     shown = "\n".join(faults[:20])
     assert not faults, f"{len(faults)} columns disagree with the oracle ({where}):\n{shown}"
+
+
+def same_but_for_sums(row: Mapping[str, object], expected: Mapping[str, object]) -> bool:
+    """Whether two ways to reduce gave the very same counts, extremes and words, and close sums.
+
+    Both are allowed the contract's error, where terms cancel by the scale of the terms.
+    """
+    scales = {"kurtosis": 3.0, "skewness": 1.0, "cosine": 1.0, "cosine_distance": 1e-3}
+    for column, value in expected.items():
+        actual = row[column]
+        if column not in SUMS:
+            if repr(actual) != repr(value):
+                return False
+            continue
+        assert isinstance(actual, float), (column, actual)
+        assert isinstance(value, float), (column, value)
+        scale = abs(value) + scales.get(column, 0.0)
+        if column in ("mean", "mean_diff"):
+            scale = abs(float(expected["rms"]))  # type: ignore[arg-type]
+        if error_of(actual, value, scale) > 2 * TOLERANCE:
+            return False
+    return row.keys() == expected.keys()

@@ -29,3 +29,10 @@ def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 def real_series(training_run: TrainingRun) -> RealSeries:
     """The training run in float64, and the data of the series as numpy has it."""
     return read_run(training_run)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests for a GPU are skipped, with the reason, where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device, and torch sees none")

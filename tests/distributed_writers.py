@@ -41,10 +41,15 @@ def value_of(name: str) -> torch.Tensor:
 
 def write_in_processes(folder: Path, what: str) -> None:
     """Start ``RANKS`` processes that write ``what`` (a function below) into ``folder``."""
+    run_in_processes("tests.distributed_writers", folder, what)
+
+
+def run_in_processes(module: str, folder: Path, what: str) -> None:
+    """Start ``RANKS`` processes of a module that does ``what`` in ``folder``, one rank each."""
     port = 20_000 + os.getpid() % 20_000
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.distributed_writers", str(folder), what],
+            [sys.executable, "-W", "ignore", "-m", module, str(folder), what],
             env={
                 **os.environ,
                 "RANK": str(rank),

@@ -7,6 +7,10 @@ Everything here is a plain value or a frozen class. The public API is
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
+from typing_extensions import Buffer  # of Python 3.12's collections.abc
+
+from ckptdiff.backends.partials import DiffPartial, StatsPartial
+
 __all__ = [
     "CheckpointNotFoundError",
     "CheckpointReadError",
@@ -19,6 +23,7 @@ __all__ = [
     "cast_dtype_names",
     "diff",
     "diff_column_names",
+    "diff_of_partials",
     "dtype_names",
     "give_back_freed_memory",
     "io_names",
@@ -27,6 +32,7 @@ __all__ = [
     "series",
     "stats",
     "stats_column_names",
+    "stats_of_partials",
     "strip_pickle",
 ]
 
@@ -118,10 +124,12 @@ class Manifest:
         """
     @staticmethod
     def from_memory(
-        tensors: Sequence[tuple[str, str, Sequence[int], Sequence[int], int]],
+        tensors: Sequence[tuple[str, str, Sequence[int], Sequence[int], int | None]],
         owner: object,
     ) -> Manifest:
         """Describe tensors in memory as (name, dtype, shape, byte strides, address).
+
+        The address is None for a tensor whose memory is not this process's: it is only described.
 
         ``owner`` is kept alive as long as the manifest; the memory it owns must not be
         written while a diff or stats runs.
@@ -169,6 +177,14 @@ class Manifest:
         self, indices: Sequence[int]
     ) -> list[tuple[str, str, tuple[int, ...], int, int, tuple[str, ...]]]:
         """(name, dtype, shape, elements, bytes, files) of each tensor; no file in memory."""
+    def read_into(self, index: int, start: int, stop: int, buffer: Buffer) -> None:
+        """Read elements [start, stop) of a tensor, as they are stored, into a buffer of their size.
+
+        The buffer is writable and contiguous, its items are bytes, and nobody else may touch it
+        meanwhile: the GIL is released. Elements of a packed dtype are had in whole bytes, those of
+        a quantised one in whole blocks. Raises InvalidCheckpointError for a run or a buffer that
+        does not fit and a dtype that is not known, CheckpointReadError where reading fails.
+        """
     def unsupported(self) -> list[int]:
         """The indices of tensors whose dtype cannot be decoded."""
     def sums(self, indices: Sequence[int] | None = None) -> list[tuple[str, int, int, int]]:
@@ -378,3 +394,30 @@ def rounded_mean(
     Raises ValueError for no parts, and InvalidCheckpointError for a target of a dtype that nothing
     is rounded to: a quantised one, or of fewer than 8 bits.
     """
+
+def diff_of_partials(
+    pairing: Pairing,
+    partials: Sequence[Sequence[DiffPartial] | None],
+    *,
+    atol: float = 0.0,
+    rtol: float = 0.0,
+    cast: str | None = None,
+    thresholds: Sequence[float] | None = None,
+    histogram: bool = False,
+    threads: int = 0,
+) -> Table:
+    """The table of a diff that somebody else has reduced.
+
+    A row is merged from its partials in their order; of equal extremes the first stays. None
+    has the pair reduced here, as ``diff`` does.
+    """
+
+def stats_of_partials(
+    manifest: Manifest,
+    partials: Sequence[Sequence[StatsPartial] | None],
+    *,
+    names: Sequence[str | None] | bytes | None = None,
+    histogram: bool = False,
+    threads: int = 0,
+) -> Table:
+    """The table of stats that somebody else has reduced; a row per tensor that ``names`` keeps."""

@@ -7,12 +7,15 @@ its arguments and prints.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike
+from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
+from ckptdiff.backends import devices
 from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
@@ -21,6 +24,8 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 
 if TYPE_CHECKING:
+    import torch
+
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.mix_report import MixReport
     from ckptdiff.naming.proposal import Proposal
@@ -29,8 +34,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointLike", "diff", "mix", "open", "propose_map", "series", "stats"]
 
-# A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
-CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
+# A path, an opened checkpoint, or tensors in memory: by name (numpy arrays, torch tensors on any
+# device), or those of a torch module.
+CheckpointLike: TypeAlias = (
+    "str | PathLike[str] | Checkpoint | Mapping[str, object] | torch.nn.Module"
+)
 
 # Called with (bytes done, bytes in all); an exception it raises stops the run.
 Progress: TypeAlias = Callable[[int, int], object]
@@ -42,8 +50,8 @@ def open(  # noqa: A001 - read as ckptdiff.open
     """Open a checkpoint: its headers are read and checked, its tensors are not.
 
     ``path`` is a file or directory of any format in docs/formats.md (safetensors, torch …), or a
-    mapping of names to numpy arrays or torch tensors, which are not copied. An opened checkpoint
-    comes back as it is.
+    mapping of names to numpy arrays or torch tensors, which are not copied, or a torch module,
+    which stands for its state dict. An opened checkpoint comes back as it is.
 
     ``key`` selects a subtree of a format that nests dictionaries, by its dotted path (``model``).
     ``optimizer`` includes the optimizer's state, which is left out otherwise.
@@ -59,6 +67,9 @@ def open(  # noqa: A001 - read as ckptdiff.open
         return path
     if isinstance(path, (str, bytes, PathLike)):
         return open_path(os.fsdecode(path), OpenOptions(key=key, optimizer=optimizer))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(path, torch.nn.Module):
+        path = path.state_dict()
     if isinstance(path, Mapping):
         from ckptdiff.formats.memory import open_mapping
 
@@ -89,6 +100,7 @@ def diff(
     key_b: str | None = None,
     optimizer: bool = False,
     force: bool = False,
+    device: str | None = None,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -122,6 +134,10 @@ def diff(
         optimizer: Include optimizer state.
         force: Compare the tensors of one name and shape even where the configs beside both say
             that they are models of different architectures.
+        device: Where to reduce: ``cpu`` with the core's kernels, ``cuda``, ``cuda:1``, ``xpu`` with
+            torch, ``auto`` the first of those that is there, ``torch:cpu`` with torch on the CPU.
+            None is where the tensors are, and the core for all that is on the host. Sums can
+            differ in their last digits from one device to another, nothing else does.
 
     Raises:
         ArchitectureMismatchError: The configs differ in a field that shapes the layers
@@ -152,6 +168,8 @@ def diff(
     check_threads(threads)
     check_isa(isa)
     check_io(io)
+    if device is not None:
+        device = devices.resolved(device)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
     differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
@@ -167,19 +185,31 @@ def diff(
             LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
         ),
     ]
+    backend = _torch_backend(device, sides.a, sides.b)
     start = time.perf_counter()
-    table = _core.diff(
-        pairing,
-        atol=options.atol,
-        rtol=options.rtol,
-        cast=options.cast,
-        thresholds=options.thresholds,
-        histogram=options.histogram,
-        threads=threads,
-        isa=isa,
-        io=io,
-        on_progress=on_progress,
-    )
+    if backend is not None:
+        table = backend.diff(
+            pairing,
+            sides.a,
+            sides.b,
+            options=options,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    else:
+        table = _core.diff(
+            pairing,
+            atol=options.atol,
+            rtol=options.rtol,
+            cast=options.cast,
+            thresholds=options.thresholds,
+            histogram=options.histogram,
+            threads=threads,
+            isa=isa,
+            io=io,
+            on_progress=on_progress,
+        )
     return DiffReport(
         table,
         sides=sides,
@@ -203,12 +233,13 @@ def stats(
     on_progress: Progress | None = None,
     key: str | None = None,
     optimizer: bool = False,
+    device: str | None = None,
 ) -> StatsReport:
     """Describe every tensor of a checkpoint: extremes, moments, norms and counts.
 
     Sums and extremes run over the finite elements; NaN and infinities are counted. The arguments
     and errors are those of :func:`diff` and :func:`open`; ``content_hash`` adds a column ``hash``
-    that is equal for equal bytes, whatever the sharding.
+    that is equal for equal bytes, whatever the sharding; only the core, on the host, can tell it.
     """
     from ckptdiff.coverage import unsupported_notes
     from ckptdiff.stats_report import StatsReport
@@ -218,6 +249,8 @@ def stats(
     check_threads(threads)
     check_isa(isa)
     check_io(io)
+    if device is not None:
+        device = devices.resolved(device)
     checkpoint = open(a, key=key, optimizer=optimizer)
     named = Named(None)
     if rules != Rules():
@@ -228,17 +261,30 @@ def stats(
     if unsupported:
         named = named.without_unsupported(unsupported, len(checkpoint))
         notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
+    backend = _torch_backend(device, checkpoint)
+    if backend is not None and content_hash:
+        raise ValueError("a content hash is taken on the host only: leave out --device or --hash")
     start = time.perf_counter()
-    table = _core.stats(
-        checkpoint.manifest,
-        names=named.for_core,
-        histogram=histogram,
-        content_hash=content_hash,
-        threads=threads,
-        isa=isa,
-        io=io,
-        on_progress=on_progress,
-    )
+    if backend is not None:
+        table = backend.stats(
+            checkpoint,
+            named,
+            histogram=histogram,
+            device=device,
+            threads=threads,
+            on_progress=on_progress,
+        )
+    else:
+        table = _core.stats(
+            checkpoint.manifest,
+            names=named.for_core,
+            histogram=histogram,
+            content_hash=content_hash,
+            threads=threads,
+            isa=isa,
+            io=io,
+            on_progress=on_progress,
+        )
     return StatsReport(
         table,
         a=checkpoint,
@@ -421,6 +467,17 @@ def propose_map(
     from ckptdiff.naming.proposal import propose_map as propose
 
     return propose(open(a), open(b), threads=threads, io=io)
+
+
+def _torch_backend(device: str | None, *checkpoints: Checkpoint) -> ModuleType | None:
+    """The backend where torch reduces: on a device of its own, or what the core cannot reach."""
+    elsewhere = any(checkpoint.device_tensors for checkpoint in checkpoints)
+    if device in (None, devices.CORE) and not elsewhere:
+        return None
+    # imported before any clock starts: torch takes seconds
+    from ckptdiff.backends.torch import run
+
+    return run
 
 
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:

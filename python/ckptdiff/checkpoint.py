@@ -54,7 +54,15 @@ class Checkpoint(Mapping[str, TensorRef]):
     whether they hold the same weights is what :func:`ckptdiff.diff` tells.
     """
 
-    __slots__ = ("_format", "_manifest", "_notes", "_path", "_stored_names", "_tied")
+    __slots__ = (
+        "_device_tensors",
+        "_format",
+        "_manifest",
+        "_notes",
+        "_path",
+        "_stored_names",
+        "_tied",
+    )
 
     def __init__(
         self,
@@ -65,6 +73,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         stored_names: Mapping[str, str] | None = None,
         tied: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
+        device_tensors: Mapping[str, object] | None = None,
     ) -> None:
         self._manifest = manifest
         self._path = path
@@ -72,6 +81,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         self._stored_names: Mapping[str, str] = stored_names or {}
         self._tied = dict(tied or {})
         self._notes = tuple(notes)
+        self._device_tensors = dict(device_tensors or {})
 
     def extended(
         self,
@@ -131,6 +141,13 @@ class Checkpoint(Mapping[str, TensorRef]):
         return self._tied
 
     @property
+    def device_tensors(self) -> Mapping[str, object]:
+        """Those tensors in memory that torch alone can reach, by name: they lie on a device of
+        their own, or are spread over processes. The manifest describes them, without their bytes.
+        """
+        return self._device_tensors
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What the checkpoint holds beside these tensors, a sentence each."""
         return self._notes
@@ -173,6 +190,7 @@ class Checkpoint(Mapping[str, TensorRef]):
 
         ``origins`` gives the name here of each that is called otherwise there.
         """
+        items = list(items)
         derived = copy.copy(self)
         derived._manifest = self._manifest.derived(items)
         derived._stored_names = origins
@@ -181,6 +199,10 @@ class Checkpoint(Mapping[str, TensorRef]):
             derived._stored_names = dict(self._stored_names) | {
                 name: self.stored_name(origin) for name, origin in origins.items()
             }
+        if self._device_tensors:
+            from ckptdiff.backends.derived import derived_tensors
+
+            derived._device_tensors = derived_tensors(self._device_tensors, self.names(), items)
         derived._tied = {
             name: twin for name, twin in self._tied.items() if {name, twin} <= derived.keys()
         }

@@ -75,6 +75,7 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
 @options.choice_options
 @click.option("--only-changed", is_flag=True, help="Only rows in which a value changed.")
 @options.output_options
+@options.device_option
 @options.run_options
 def command(
     a: str,
@@ -100,6 +101,7 @@ def command(
     only_changed: bool,
     output_format: str,
     output: str | None,
+    device: str | None,
     threads: int,
     io: str,
     quiet: bool,
@@ -133,6 +135,7 @@ def command(
             threads=threads,
             io=io,
             on_progress=progress,
+            device=device,
             key_a=key_a,
             key_b=key_b,
             optimizer=optimizer,

@@ -10,6 +10,7 @@ import click
 __all__ = [
     "FORMATS",
     "choice_options",
+    "device_option",
     "filter_options",
     "key_option",
     "optimizer_option",
@@ -56,6 +57,12 @@ key_option = click.option(
 
 optimizer_option = click.option(
     "--optimizer", is_flag=True, help="Include optimizer state; without it, weights only."
+)
+
+device_option = click.option(
+    "--device",
+    metavar="DEVICE",
+    help="Reduce there, with torch: cuda, cuda:1, xpu, or auto, what is there. cpu is the core.",
 )
 
 choice_options = _all_of(

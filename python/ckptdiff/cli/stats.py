@@ -36,6 +36,7 @@ when interrupted.
 @click.option("--hash", "content_hash", is_flag=True, help="Add a hash of each tensor's bytes.")
 @options.choice_options
 @options.output_options
+@options.device_option
 @options.run_options
 def command(
     a: str,
@@ -50,6 +51,7 @@ def command(
     top: int | None,
     output_format: str,
     output: str | None,
+    device: str | None,
     threads: int,
     io: str,
     quiet: bool,
@@ -69,6 +71,7 @@ def command(
             threads=threads,
             io=io,
             on_progress=progress,
+            device=device,
             key=key,
             optimizer=optimizer,
         )

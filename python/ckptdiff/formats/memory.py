@@ -2,8 +2,10 @@
 
 The core reads such a tensor where it lies, by address, shape and byte strides, so a transposed or
 sliced view needs no copy. torch is never imported: a torch tensor can only exist where somebody
-else has imported it. ml_dtypes is not needed either, its dtypes are told by their names. What
-cannot be read in place (another device, sparse, quantised, byte-swapped) is refused by name.
+else has imported it. ml_dtypes is not needed either, its dtypes are told by their names. A tensor
+on a device, or spread over processes (DTensor), is described without an address, and kept for
+:mod:`ckptdiff.backends.torch`. What cannot be read in place (sparse, quantised, byte-swapped) is
+refused by name.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_mapping"]
 
-# (name, dtype, shape, byte strides, address), as Manifest.from_memory takes it
-_Description = tuple[str, str, Sequence[int], Sequence[int], int]
+# (name, dtype, shape, byte strides, address or None), as Manifest.from_memory takes it
+_Description = tuple[str, str, Sequence[int], Sequence[int], int | None]
 
 # numpy's and torch's spelling of a dtype -> the safetensors name. Both spell most alike.
 _DTYPES: dict[str, str] = {
@@ -55,7 +57,7 @@ _ML_DTYPES_UNPACKED = ("float4_", "float6_", "int4", "uint4", "int2", "uint2", "
 
 
 def open_mapping(tensors: Mapping[str, object]) -> Checkpoint:
-    """Describe a mapping of names to numpy arrays, numpy scalars or torch tensors on the CPU.
+    """Describe a mapping of names to numpy arrays, numpy scalars or torch tensors.
 
     The arrays must not be written to while a diff or stats of the checkpoint runs.
 
@@ -64,13 +66,21 @@ def open_mapping(tensors: Mapping[str, object]) -> Checkpoint:
     """
     owners: list[object] = []
     descriptions: list[_Description] = []
+    elsewhere: dict[str, object] = {}
     for name, value in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"tensor names must be strings, not {type(name).__name__}: {name!r}")
         owner, description = _describe(name, value)
         owners.append(owner)
         descriptions.append(description)
-    return Checkpoint(Manifest.from_memory(descriptions, owners), path=None, format="memory")
+        if description[-1] is None:
+            elsewhere[name] = owner
+    return Checkpoint(
+        Manifest.from_memory(descriptions, owners),
+        path=None,
+        format="memory",
+        device_tensors=elsewhere,
+    )
 
 
 def _describe(name: str, value: object) -> tuple[object, _Description]:
@@ -111,8 +121,10 @@ def _describe_numpy(name: str, array: numpy.ndarray[Any, Any]) -> _Description:
 
 def _describe_torch(name: str, tensor: Any) -> tuple[object, _Description]:
     """Describe a torch tensor; the first item keeps its memory alive."""
-    tensor = tensor.detach()
     spelling = str(tensor.dtype).removeprefix("torch.")
+    if _is_spread(tensor):
+        return tensor, _describe_elsewhere(name, tensor, spelling)
+    tensor = tensor.detach()
     if tensor.is_quantized:
         raise TypeError(f"tensor {name!r} is quantised; dequantise it first (tensor.dequantize())")
     if str(tensor.layout) != "torch.strided":
@@ -121,9 +133,7 @@ def _describe_torch(name: str, tensor: Any) -> tuple[object, _Description]:
     if tensor.device.type == "meta":
         raise TypeError(f"tensor {name!r} is on the meta device and holds no values")
     if tensor.device.type != "cpu":
-        raise TypeError(
-            f"tensor {name!r} is on device {tensor.device}; move it first (tensor.cpu())"
-        )
+        return tensor, _describe_elsewhere(name, tensor, spelling)
     if tensor.is_conj():
         tensor = tensor.resolve_conj()
     if tensor.is_neg():
@@ -144,6 +154,28 @@ def _describe_torch(name: str, tensor: Any) -> tuple[object, _Description]:
     size = tensor.element_size()
     strides = tuple(stride * size for stride in tensor.stride())
     return tensor, (name, dtype, shape, strides, address)
+
+
+def _is_spread(tensor: Any) -> bool:
+    """Whether processes have a part of the tensor each; nobody has one without its module."""
+    if "torch.distributed.tensor" not in sys.modules and not hasattr(tensor, "local_shards"):
+        return False
+    from ckptdiff.backends.torch.shards import is_sharded
+
+    return is_sharded(tensor)
+
+
+def _describe_elsewhere(name: str, tensor: Any, spelling: str) -> _Description:
+    dtype = _DTYPES.get(spelling)
+    if dtype is None:
+        hint = "; move it to the host first (tensor.cpu())" if spelling == _TORCH_PACKED_F4 else ""
+        raise TypeError(
+            f"tensor {name!r} has dtype {spelling}, which is not reduced where it is{hint}"
+            if hint
+            else f"tensor {name!r} has dtype {spelling}, which no checkpoint format has"
+        )
+    shape = tuple(tensor.size())
+    return name, dtype, shape, (0,) * len(shape), None
 
 
 def _describe_packed_f4(

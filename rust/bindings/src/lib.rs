@@ -9,6 +9,7 @@ mod manifest;
 mod memory;
 mod names;
 mod pairing;
+mod partials;
 mod pickle;
 mod run;
 mod series;
@@ -81,5 +82,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
     module.add_function(wrap_pyfunction!(series::series, module)?)?;
     module.add_function(wrap_pyfunction!(series::rounded_mean, module)?)?;
+    module.add_function(wrap_pyfunction!(partials::diff_of_partials, module)?)?;
+    module.add_function(wrap_pyfunction!(partials::stats_of_partials, module)?)?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ckptdiff_engine as engine;
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -175,6 +176,26 @@ impl Manifest {
             ));
         }
         Ok(rows)
+    }
+
+    fn read_into(
+        &self,
+        python: Python<'_>,
+        index: usize,
+        start: u64,
+        stop: u64,
+        buffer: PyBuffer<u8>,
+    ) -> PyResult<()> {
+        self.at(index)?;
+        if buffer.readonly() || !buffer.is_c_contiguous() {
+            return Err(PyValueError::new_err(
+                "expected a writable, contiguous buffer of bytes",
+            ));
+        }
+        memory::fill(python, &buffer, |bytes| {
+            engine::read_elements(&self.inner, index, start, stop, bytes)
+        })
+        .map_err(exception)
     }
 
     fn unsupported(&self) -> Vec<usize> {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use ckptdiff_engine::{Manifest, ManifestBuilder, Reading, Source, Span};
 use ckptdiff_kernels::DType;
+use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-/// (name, dtype, shape, byte strides, address)
-pub(crate) type MemoryTensor = (String, String, Vec<u64>, Vec<i64>, usize);
+/// (name, dtype, shape, byte strides, address, which is None on a device that has its own memory)
+pub(crate) type MemoryTensor = (String, String, Vec<u64>, Vec<i64>, Option<usize>);
 
 /// One tensor's memory.
 struct MemorySource {
@@ -94,6 +95,45 @@ impl Source for MemorySource {
     }
 }
 
+/// Stands for the bytes of a tensor that another backend has to read.
+struct ElsewhereSource;
+
+impl Source for ElsewhereSource {
+    fn read_at(&self, _offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if buffer.is_empty() {
+            return Ok(());
+        }
+        let message = "lies on a device or in other processes, where it cannot be read from here; \
+                       move it first (tensor.cpu())";
+        Err(io::Error::new(io::ErrorKind::InvalidData, message))
+    }
+
+    fn has_file_offsets(&self) -> bool {
+        false
+    }
+
+    fn path(&self) -> &Path {
+        Path::new("")
+    }
+}
+
+/// Let `read` fill a buffer that is writable and contiguous, without the GIL.
+pub(crate) fn fill<T: Send>(
+    python: Python<'_>,
+    buffer: &PyBuffer<u8>,
+    read: impl Send + FnOnce(&mut [u8]) -> T,
+) -> T {
+    let length = buffer.len_bytes();
+    if length == 0 {
+        return read(&mut []);
+    }
+    // SAFETY: the exporter keeps the memory where it is while `buffer` lives, which has this
+    // length and is writable; see `Manifest.read_into` for the promise that nobody else touches
+    // it meanwhile.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.buf_ptr().cast::<u8>(), length) };
+    python.detach(|| read(bytes))
+}
+
 /// A manifest of tensors in memory.
 pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult<Manifest> {
     let owner = Arc::new(owner);
@@ -114,6 +154,16 @@ pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult
                 "tensor {name:?}: shape {shape:?} and strides {strides:?} are not those of {dtype}"
             )));
         };
+        let span = |source| Span {
+            source,
+            offset: 0,
+            length: bytes,
+        };
+        let Some(address) = address else {
+            let source = builder.add_source(Arc::new(ElsewhereSource));
+            builder.add(&name, &dtype, &shape, [span(source)]);
+            continue;
+        };
         let contiguous = is_contiguous(&shape, &strides, known);
         if known.granule().elements > 1 && !contiguous {
             return Err(PyValueError::new_err(format!(
@@ -129,12 +179,7 @@ pub(crate) fn manifest(tensors: Vec<MemoryTensor>, owner: Py<PyAny>) -> PyResult
             strides,
             _owner: Arc::clone(&owner),
         }));
-        let span = Span {
-            source,
-            offset: 0,
-            length: bytes,
-        };
-        builder.add(&name, &dtype, &shape, [span]);
+        builder.add(&name, &dtype, &shape, [span(source)]);
     }
     builder
         .build()

@@ -115,7 +115,7 @@ pub(crate) fn stats(
     Ok(Table(Rows::Stats(table)))
 }
 
-fn cast_target(name: &str) -> PyResult<DType> {
+pub(crate) fn cast_target(name: &str) -> PyResult<DType> {
     DType::CAST_TARGETS
         .into_iter()
         .find(|dtype| dtype.name() == name)

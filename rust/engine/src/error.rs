@@ -136,6 +136,14 @@ pub enum TensorFault {
     NameTwice,
     #[error("{0}")]
     BrokenData(String),
+    #[error("elements {start} to {stop} are not in its {elements}")]
+    NoSuchRun {
+        start: u64,
+        stop: u64,
+        elements: u64,
+    },
+    #[error("expected a buffer of {expected} bytes, found {found}")]
+    WrongBuffer { expected: u64, found: u64 },
     #[error("there is no file of that number")]
     NoSuchFile,
     #[error("{length} bytes at {offset} reach beyond the file's {size}; truncated?")]

@@ -12,6 +12,7 @@ mod crc32;
 mod deflated;
 mod derived;
 mod distinct;
+mod elements;
 mod error;
 mod execute;
 mod freed;
@@ -40,6 +41,7 @@ mod transposed;
 
 pub use common::{Common, common};
 pub use derived::{Derivation, DerivedFault, Taken};
+pub use elements::read_elements;
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use execute::Control;
 pub use freed::give_back_freed_memory;

@@ -254,7 +254,7 @@ impl<'a> Readers<'a> {
     }
 }
 
-fn read_error(
+pub(crate) fn read_error(
     path: &std::path::Path,
     tensor: &str,
     offset: u64,

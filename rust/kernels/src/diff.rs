@@ -7,9 +7,11 @@ mod block;
 mod codes;
 mod extras;
 mod kernel;
+mod parts;
 mod value;
 
 pub use kernel::DiffKernel;
+pub use parts::{DiffParts, LargestDifference};
 
 use crate::dtype::DType;
 use crate::histogram::Histogram;

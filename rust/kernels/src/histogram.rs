@@ -52,6 +52,20 @@ impl Histogram {
         self.counts[bin] += count;
     }
 
+    /// That of so many zeros and of these bins, (e, count) each.
+    pub fn from_bins(zeros: u64, bins: impl IntoIterator<Item = (i32, u64)>) -> Self {
+        let mut histogram = Self {
+            zeros,
+            ..Self::default()
+        };
+        for (exponent, count) in bins {
+            if count > 0 {
+                histogram.add_many(exponent, count);
+            }
+        }
+        histogram
+    }
+
     /// Add all that `other` has counted.
     pub fn merge(&mut self, other: &Self) {
         self.zeros += other.zeros;

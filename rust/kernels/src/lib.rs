@@ -40,7 +40,7 @@ mod stats;
 mod values;
 
 pub use bf16::Bf16Comparison;
-pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
+pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffParts, DiffSummary, LargestDifference};
 pub use dtype::{DType, Granule, UnknownDType};
 pub use gram::{GramKernel, GramPartial};
 pub use histogram::Histogram;
@@ -48,7 +48,9 @@ pub use level::Level;
 pub use mean::MeanKernel;
 pub use number::{Extreme, Number};
 pub use scaled::Scaled;
-pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};
+pub use stats::{
+    Extremes, Powers, StatsKernel, StatsOptions, StatsPartial, StatsParts, StatsSummary,
+};
 
 /// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
 pub const BLOCK: usize = 2048;

@@ -6,9 +6,11 @@
 //! 3.1, so that a mean far from zero costs no digits.
 
 mod kernel;
+mod parts;
 mod passes;
 
 pub use kernel::StatsKernel;
+pub use parts::{Extremes, Powers, StatsParts};
 
 use crate::histogram::Histogram;
 use crate::number::{Extreme, Number};

@@ -1,0 +1,516 @@
+"""Diff and stats with torch: which elements are reduced where, chunk by chunk.
+
+A tensor is cut into chunks of a fixed number of elements, its own or those of the box of it that
+this process holds. A chunk's elements come from a tensor that lies in a device's memory, as a view
+where it is contiguous, or from a manifest (a file, or the host's memory), through buffers. Partials
+are made per chunk, gathered from other processes where the tensor is spread over them, and merged
+by the core in an order that does not depend on who was first.
+
+Pairs of tensors that the device has no part in are left to the core, which reduces them itself.
+A device without float64 (MPS) cannot take the sums: chunks of its tensors are brought to the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import torch
+
+from ckptdiff._core import Manifest, Pairing, Table, diff_of_partials, stats_of_partials
+from ckptdiff.backends.devices import CORE, TORCH_CPU
+from ckptdiff.backends.partials import DiffPartial, StatsPartial
+from ckptdiff.backends.torch.boxes import Box, elements_of, whole
+from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
+from ckptdiff.backends.torch.diff import DiffKernel, ReducedChunk, can_diff
+from ckptdiff.backends.torch.reading import ReadAhead, Request
+from ckptdiff.backends.torch.shards import (
+    Held,
+    gathered,
+    groups_of,
+    held_boxes,
+    is_sharded,
+    placed_alike,
+)
+from ckptdiff.backends.torch.stats import StatsKernel, can_describe
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.naming.rules import Named
+from ckptdiff.options import DiffOptions
+
+__all__ = ["CHUNK_FLOATS", "diff", "stats"]
+
+#: Floats of a chunk: what is made of them takes about 100 bytes for each of them, see docs.
+CHUNK_FLOATS = 1 << 20
+
+#: On the CPU, where what is made of a chunk had better stay in the cache.
+CPU_CHUNK_FLOATS = 1 << 16
+
+#: Chunks whose results are fetched from the device at once.
+_FETCHED = 64
+
+Progress: TypeAlias = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor whose bytes come through a manifest."""
+
+    manifest: Manifest
+    index: int
+    shape: tuple[int, ...]
+    element_bytes: int
+
+    def request(self, box: Box, start: int, stop: int) -> Request:
+        runs = tuple(box.runs(self.shape, start, stop))
+        return Request(self.manifest, self.index, runs, self.element_bytes)
+
+
+#: Elements of a box: a tensor that has just those, or one that they are read from.
+_Holder: TypeAlias = "Tensor | _Stored"
+
+
+class _Part(NamedTuple):
+    """A box that is reduced here, and who has its elements, on each side."""
+
+    box: Box
+    holders: tuple[_Holder, ...]
+
+
+class _Job(NamedTuple):
+    """A row: the dtypes of its sides, its parts here, and the processes that have others."""
+
+    row: int
+    shape: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    device: Any
+    parts: list[_Part]
+    groups: tuple[Any, ...]
+
+    @property
+    def components(self) -> int:
+        return max(ENCODINGS[dtype].components for dtype in self.dtypes)
+
+    def chunks(self) -> Iterator[tuple[_Part, int, int]]:
+        floats = CPU_CHUNK_FLOATS if self.device.type == "cpu" else CHUNK_FLOATS
+        step = floats // self.components
+        for part in self.parts:
+            for start in range(0, part.box.numel, step):
+                yield part, start, min(start + step, part.box.numel)
+
+
+Partial_co = TypeVar("Partial_co", covariant=True)
+Partial = TypeVar("Partial", DiffPartial, StatsPartial)
+
+
+class _Kernel(Protocol[Partial_co]):
+    def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk: ...
+
+    def partial(
+        self,
+        counts: list[int],
+        sums: list[float],
+        histogram: list[int] | None,
+        dtypes: Sequence[str],
+    ) -> Partial_co: ...
+
+
+def diff(
+    pairing: Pairing,
+    a: Checkpoint,
+    b: Checkpoint,
+    *,
+    options: DiffOptions,
+    device: str | None,
+    threads: int,
+    on_progress: Progress | None,
+) -> Table:
+    """The table of a diff, as ``_core.diff`` gives it.
+
+    Every chunk is reduced on ``device``; None is where its tensors are. That and ``cpu`` leave
+    pairs on the host to the core. Raises ValueError for tensors that cannot be reduced there.
+    """
+    wanted = _torch_device(device)
+    pairs = pairing.pairs
+    jobs = []
+    for row, (index_a, index_b) in enumerate(pairs):
+        sides = (_Side(a, index_a), _Side(b, index_b))
+        if device == CORE and all(side.tensor is None for side in sides):
+            continue
+        job = _diff_job(row, sides, wanted, options.cast)
+        if job is not None:
+            jobs.append(job)
+
+    def kernel(device: Any) -> DiffKernel:
+        return DiffKernel(
+            Tables(device, torch.float64),
+            options.atol,
+            options.rtol,
+            options.cast,
+            options.thresholds,
+            options.histogram,
+        )
+
+    partials = _reduce(jobs, len(pairs), kernel, on_progress, _index_of_diff)
+    return diff_of_partials(
+        pairing,
+        partials,
+        atol=options.atol,
+        rtol=options.rtol,
+        cast=options.cast,
+        thresholds=options.thresholds,
+        histogram=options.histogram,
+        threads=threads,
+    )
+
+
+def stats(
+    a: Checkpoint,
+    named: Named,
+    *,
+    histogram: bool,
+    device: str | None,
+    threads: int,
+    on_progress: Progress | None,
+) -> Table:
+    """The table of stats, as ``_core.stats`` gives it; otherwise as :func:`diff`."""
+    wanted = _torch_device(device)
+    jobs = []
+    rows = [index for index in range(len(a)) if named.keeps(index)]
+    for row, index in enumerate(rows):
+        side = _Side(a, index)
+        if device == CORE and side.tensor is None:
+            continue
+        job = _stats_job(row, side, wanted)
+        if job is not None:
+            jobs.append(job)
+
+    def kernel(device: Any) -> StatsKernel:
+        return StatsKernel(Tables(device, torch.float64), histogram)
+
+    partials = _reduce(jobs, len(rows), kernel, on_progress, _index_of_stats)
+    return stats_of_partials(
+        a.manifest, partials, names=named.for_core, histogram=histogram, threads=threads
+    )
+
+
+def _torch_device(device: str | None) -> Any:
+    """torch's object, with a number where the kind has several, as tensors have it.
+
+    None, which is for every tensor where it is, if the device could not reduce it anyway.
+    """
+    if device is None:
+        return None
+    found = torch.empty(0, device="cpu" if device == TORCH_CPU else device).device
+    return found if has_float64(found) else None
+
+
+@cache
+def has_float64(device: Any) -> bool:
+    """Whether sums can be taken on a device: MPS has no float64, nor have some XPUs."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _where_sums_are(device: Any) -> Any:
+    """The device itself; without float64 the CPU, which chunks are brought to one by one."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
+class _Side:
+    """One tensor of a checkpoint, wherever it is."""
+
+    def __init__(self, checkpoint: Checkpoint, index: int) -> None:
+        self.name, self.dtype, shape, self.bytes, _ = checkpoint.manifest.tensor(index)
+        self.shape = tuple(shape)
+        self.tensor: Tensor | None = checkpoint.device_tensors.get(self.name)
+        self.sharded = is_sharded(self.tensor)
+        numel = whole(self.shape).numel
+        self.stored = _Stored(
+            checkpoint.manifest, index, self.shape, self.bytes // numel if numel else 0
+        )
+
+    @property
+    def device(self) -> Any:
+        """The device of the elements that this process has, None for those of a manifest."""
+        if self.tensor is None:
+            return None
+        if self.sharded:
+            return self.boxes[0].tensor.device if self.boxes else torch.device("cpu")
+        return self.tensor.device
+
+    def holder(self, box: Box) -> _Holder:
+        """Who has a box of a tensor that is not spread over processes."""
+        if self.tensor is None:
+            return self.stored
+        part = self.tensor.detach()
+        for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+            part = part.narrow(dimension, offset, size)
+        return part
+
+    @cached_property
+    def boxes(self) -> list[Held]:
+        """The boxes of a tensor that is spread over processes, if they are this one's."""
+        return held_boxes(self.name, self.tensor)
+
+
+def _diff_job(row: int, sides: tuple[_Side, _Side], device: Any, cast: str | None) -> _Job | None:
+    """How a pair is reduced; None if the core is to do it."""
+    a, b = sides
+    if a.tensor is None and b.tensor is None:
+        if device is None or not can_diff(a.dtype, b.dtype, cast):
+            return None
+    elif not can_diff(a.dtype, b.dtype, cast):
+        raise ValueError(
+            f"tensor {b.name!r}: {a.dtype} against {b.dtype}"
+            f"{f' cast to {cast}' if cast else ''} is not reduced on a device; "
+            "move it to the host first (tensor.cpu())"
+        )
+    groups: tuple[Any, ...] = ()
+    if a.sharded and b.sharded:
+        if not placed_alike(a.tensor, b.tensor):
+            raise ValueError(
+                f"tensor {b.name!r} is placed differently on the two sides; redistribute one of "
+                "them first (tensor.redistribute(placements=...))"
+            )
+        groups = groups_of(a.tensor)
+        parts = [
+            _Part(of_a.box, (of_a.tensor, of_b.tensor))
+            for of_a, of_b in zip(a.boxes, b.boxes, strict=True)
+        ]
+    elif a.sharded:
+        groups = groups_of(a.tensor)
+        parts = [_Part(held.box, (held.tensor, b.holder(held.box))) for held in a.boxes]
+    elif b.sharded:
+        groups = groups_of(b.tensor)
+        parts = [_Part(held.box, (a.holder(held.box), held.tensor)) for held in b.boxes]
+    else:
+        box = whole(a.shape)
+        parts = [_Part(box, (a.holder(box), b.holder(box)))]
+    where = device or _where_sums_are(a.device or b.device)
+    return _Job(row, a.shape, (a.dtype, b.dtype), where, parts, groups)
+
+
+def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
+    """How a tensor is reduced; None if the core is to do it."""
+    if side.tensor is None:
+        if device is None or not can_describe(side.dtype):
+            return None
+    elif not can_describe(side.dtype):
+        raise ValueError(
+            f"tensor {side.name!r}: {side.dtype} is not reduced on a device; "
+            "move it to the host first (tensor.cpu())"
+        )
+    groups: tuple[Any, ...] = ()
+    if side.sharded:
+        groups = groups_of(side.tensor)
+        parts = [_Part(held.box, (held.tensor,)) for held in side.boxes]
+    else:
+        box = whole(side.shape)
+        parts = [_Part(box, (side.holder(box),))]
+    where = device or _where_sums_are(side.device)
+    return _Job(row, side.shape, (side.dtype,), where, parts, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reduced:
+    """A partial, what row it is of, and where it stands among those of the row."""
+
+    row: int
+    #: Where the largest magnitude is in the tensor, which decides between equal ones.
+    index: int
+    box: Box
+    start: int
+    partial: Any
+
+
+def _order(reduced: _Reduced) -> tuple[int, int, Box, int]:
+    """An order of partials that is the same in every process, whoever has reduced which."""
+    return reduced.row, reduced.index, reduced.box, reduced.start
+
+
+class _Failure(NamedTuple):
+    """Travels in the place of partials where a process has none to give."""
+
+    message: str
+
+
+def _reduce(
+    jobs: Sequence[_Job],
+    rows: int,
+    kernel_of: Callable[[Any], _Kernel[Partial]],
+    on_progress: Progress | None,
+    moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
+) -> list[list[Partial] | None]:
+    """The partials of each row in their order, None for a row that has no job."""
+    partials: list[list[Partial] | None] = [None] * rows
+    for job in jobs:
+        partials[job.row] = []
+    failure: BaseException | None = None
+    reduced: list[_Reduced] = []
+    try:
+        reduced = list(_reduce_here(jobs, kernel_of, on_progress, moved))
+    except torch.cuda.OutOfMemoryError as error:
+        failure = MemoryError(f"on the device: {str(error).splitlines()[0]}")
+        if not any(job.groups for job in jobs):
+            raise failure from error
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+        if not any(job.groups for job in jobs):
+            raise
+        failure = error
+    for groups in dict.fromkeys(job.groups for job in jobs if job.groups):
+        members = {job.row for job in jobs if job.groups == groups}
+        own: list[Any] = [item for item in reduced if item.row in members]
+        if failure is not None:
+            # the others wait for this process, and are told why they wait in vain
+            own = [_Failure(f"{type(failure).__name__}: {failure}")]
+        everyones = gathered(groups, own)
+        reduced = [item for item in reduced if item.row not in members]
+        for item in everyones:
+            if isinstance(item, _Failure) and failure is None:
+                failure = ValueError(f"another process failed with {item.message}")
+        if failure is None:
+            reduced += sorted(everyones, key=_order)
+    if failure is not None:
+        raise failure
+    for item in reduced:
+        of_row = partials[item.row]
+        assert of_row is not None
+        of_row.append(item.partial)
+    return partials
+
+
+def _reduce_here(
+    jobs: Sequence[_Job],
+    kernel_of: Callable[[Any], _Kernel[Partial]],
+    on_progress: Progress | None,
+    moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
+) -> Iterator[_Reduced]:
+    """Reduce what this process holds, device by device."""
+    by_device: dict[Any, list[_Job]] = {}
+    for job in jobs:
+        by_device.setdefault(job.device, []).append(job)
+    total = sum(
+        part.box.numel * sum(_element_bytes(dtype) for dtype in job.dtypes)
+        for job in jobs
+        for part in job.parts
+    )
+    done = 0
+    for device, of_device in by_device.items():
+        kernel = kernel_of(device)
+        waiting: list[tuple[_Job, Box, int, ReducedChunk]] = []
+        with torch.no_grad(), ReadAhead(_requests(of_device), _largest(of_device), device) as files:
+            for job in of_device:
+                for part, start, stop in job.chunks():
+                    codes = [
+                        _codes(holder, ENCODINGS[dtype], start, stop, device, files)
+                        for holder, dtype in zip(part.holders, job.dtypes, strict=True)
+                    ]
+                    waiting.append((job, part.box, start, kernel.reduce(codes, job.dtypes)))
+                    del codes
+                    files.release()
+                    done += (stop - start) * sum(_element_bytes(dtype) for dtype in job.dtypes)
+                    if on_progress is not None:
+                        on_progress(done, total)
+                    if len(waiting) == _FETCHED:
+                        yield from _fetched(waiting, kernel, moved)
+                        waiting.clear()
+            yield from _fetched(waiting, kernel, moved)
+
+
+def _element_bytes(dtype: str) -> int:
+    return ENCODINGS[dtype].bits * ENCODINGS[dtype].components // 8
+
+
+def _requests(jobs: Iterable[_Job]) -> Iterator[Request]:
+    """What has to be read for these jobs, in the order in which it is wanted."""
+    for job in jobs:
+        for part, start, stop in job.chunks():
+            for holder in part.holders:
+                if isinstance(holder, _Stored):
+                    yield holder.request(part.box, start, stop)
+
+
+def _largest(jobs: Iterable[_Job]) -> int:
+    """Bytes of the largest of them."""
+    return max(
+        (
+            (stop - start) * holder.element_bytes
+            for job in jobs
+            for part, start, stop in job.chunks()
+            if start == 0
+            for holder in part.holders
+            if isinstance(holder, _Stored)
+        ),
+        default=0,
+    )
+
+
+def _codes(
+    holder: _Holder,
+    encoding: Any,
+    start: int,
+    stop: int,
+    device: Any,
+    files: ReadAhead,
+) -> Tensor:
+    if isinstance(holder, _Stored):
+        return files.take().view(encoding.code_dtype)
+    # resolved behind the cut: a conjugate of the whole would be a copy of it
+    elements = elements_of(holder, start, stop).resolve_conj().resolve_neg()
+    codes = codes_of(elements, encoding)
+    return codes.to(device)
+
+
+def _fetched(
+    waiting: Sequence[tuple[_Job, Box, int, ReducedChunk]],
+    kernel: _Kernel[Partial],
+    moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
+) -> Iterator[_Reduced]:
+    """Bring the results of some chunks here, all at once, and make partials of them."""
+    if not waiting:
+        return
+    chunks = [chunk for *_, chunk in waiting]
+    counts = iter(torch.cat([chunk.counts for chunk in chunks]).cpu().tolist())
+    sums = iter(torch.cat([chunk.sums for chunk in chunks]).cpu().tolist())
+    histograms = [chunk.histogram for chunk in chunks if chunk.histogram is not None]
+    bins = iter(torch.stack(histograms).cpu().tolist() if histograms else ())
+    for job, box, start, chunk in waiting:
+        partial = kernel.partial(
+            [next(counts) for _ in range(chunk.counts.numel())],
+            [next(sums) for _ in range(chunk.sums.numel())],
+            None if chunk.histogram is None else next(bins),
+            job.dtypes,
+        )
+        index, partial = moved(partial, job, box, start)
+        yield _Reduced(job.row, index, box, start, partial)
+
+
+def _index_in_tensor(index: int, job: _Job, box: Box, start: int) -> int:
+    """Where a float of a chunk is in the tensor, counted in floats."""
+    element, component = divmod(index, job.components)
+    return box.index_in(job.shape, start + element) * job.components + component
+
+
+def _index_of_diff(
+    partial: DiffPartial, job: _Job, box: Box, start: int
+) -> tuple[int, DiffPartial]:
+    if partial.largest is None:
+        return -1, partial
+    magnitude, index, value_a, value_b = partial.largest
+    index = _index_in_tensor(index, job, box, start)
+    return index, partial._replace(largest=(magnitude, index, value_a, value_b))
+
+
+def _index_of_stats(
+    partial: StatsPartial, job: _Job, box: Box, start: int
+) -> tuple[int, StatsPartial]:
+    if partial.extremes is None:
+        return -1, partial
+    low, high, largest, index = partial.extremes
+    index = _index_in_tensor(index, job, box, start)
+    return index, partial._replace(extremes=(low, high, largest, index))

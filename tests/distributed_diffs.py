@@ -1,0 +1,179 @@
+"""Diff tensors that two processes hold parts of, over gloo; each rank writes what it has got.
+
+Run as ``python -m tests.distributed_diffs FOLDER CASE``; the folder has ``a.safetensors`` and
+``b.safetensors``, whose tensors are those of :mod:`tests.distributed_writers` and slightly others.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ckptdiff
+import torch
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
+
+from tests.distributed_writers import RANKS, SHARDED_ON, network
+
+State = dict[str, torch.Tensor]
+
+
+def placement_of(name: str) -> Placement:
+    dimension = SHARDED_ON.get(name)
+    return Replicate() if dimension is None else Shard(dimension)
+
+
+def distributed(state: State) -> State:
+    mesh = init_device_mesh("cpu", (RANKS,))
+    return {
+        name: distribute_tensor(value, mesh, [placement_of(name)]) for name, value in state.items()
+    }
+
+
+class Bytes:
+    """How many bytes this rank was to read or reduce."""
+
+    total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.total = total
+
+
+def both_sharded(folder: Path, bytes_here: Bytes) -> Any:
+    a, b = (distributed(load_file(folder / f"{side}.safetensors")) for side in "ab")
+    return ckptdiff.diff(a, b, histogram=True, thresholds=[0.0], on_progress=bytes_here)
+
+
+def against_a_file(folder: Path, bytes_here: Bytes) -> Any:
+    b = distributed(load_file(folder / "b.safetensors"))
+    return ckptdiff.diff(
+        folder / "a.safetensors", b, histogram=True, thresholds=[0.0], on_progress=bytes_here
+    )
+
+
+def against_whole_tensors(folder: Path, bytes_here: Bytes) -> Any:
+    a = distributed(load_file(folder / "a.safetensors"))
+    b = load_file(folder / "b.safetensors")
+    return ckptdiff.diff(a, b, histogram=True, thresholds=[0.0], on_progress=bytes_here)
+
+
+def strided_shards(folder: Path, bytes_here: Bytes) -> Any:
+    """Rows dealt by turns, as FSDP over tensor parallelism can have it, on a mesh of 2 x 1."""
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import _StridedShard
+
+    mesh = init_device_mesh("cpu", (RANKS, 1), mesh_dim_names=("data", "tensor"))
+    state: State = {}
+    for name, value in load_file(folder / "b.safetensors").items():
+        placement = _StridedShard(0, split_factor=2)
+        pieces, _ = placement._split_tensor(value, RANKS, with_padding=False, contiguous=True)
+        state[name] = DTensor.from_local(
+            pieces[torch.distributed.get_rank()], mesh, [placement, Replicate()],
+            run_check=False, shape=value.shape, stride=value.stride(),
+        )  # fmt: skip
+    return ckptdiff.diff(
+        folder / "a.safetensors", state, histogram=True, thresholds=[0.0], on_progress=bytes_here
+    )
+
+
+def stats(folder: Path, bytes_here: Bytes) -> Any:
+    a = distributed(load_file(folder / "a.safetensors"))
+    return ckptdiff.stats(a, histogram=True, on_progress=bytes_here)
+
+
+def fully_sharded(folder: Path, bytes_here: Bytes) -> Any:
+    """A live FSDP2 module against the file it was saved to before a step."""
+    from safetensors.torch import save_file
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    path = folder / "before.safetensors"
+    if torch.distributed.get_rank() == 0:
+        save_file(model.state_dict(), path)
+    torch.distributed.barrier()
+    fully_shard(model, mesh=init_device_mesh("cpu", (RANKS,)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    return ckptdiff.diff(path, model, on_progress=bytes_here)
+
+
+def sharded_tensors(folder: Path, bytes_here: Bytes) -> Any:
+    """What FSDP's first version puts in its sharded state dicts."""
+    from torch.distributed._shard.sharded_tensor import init_from_local_shards
+    from torch.distributed._shard.sharded_tensor.shard import Shard as LocalShard
+
+    rank = torch.distributed.get_rank()
+    state: dict[str, Any] = {}
+    for name, value in load_file(folder / "b.safetensors").items():
+        half = (value.shape[0] + 1) // 2
+        start, stop = (0, half) if rank == 0 else (half, value.shape[0])
+        offsets = [start] + [0] * (value.dim() - 1)
+        shards = []
+        if stop > start:
+            shards.append(
+                LocalShard.from_tensor_and_offsets(value[start:stop].clone(), offsets, rank)
+            )
+        state[name] = init_from_local_shards(shards, *value.shape)
+    return ckptdiff.diff(
+        folder / "a.safetensors", state, histogram=True, thresholds=[0.0], on_progress=bytes_here
+    )
+
+
+def placed_differently(folder: Path, bytes_here: Bytes) -> Any:
+    mesh = init_device_mesh("cpu", (RANKS,))
+    value = load_file(folder / "a.safetensors")["model.both.weight"]
+    a, b = ({"w": distribute_tensor(value, mesh, [Shard(dimension)])} for dimension in (0, 1))
+    return ckptdiff.diff(a, b)
+
+
+def one_rank_fails(folder: Path, bytes_here: Bytes) -> Any:
+    """The second rank's file is cut off while it is read: no rank may wait for ever."""
+    path = folder / "a.safetensors"
+    b = distributed(load_file(folder / "b.safetensors"))
+    if torch.distributed.get_rank() == 1:
+        opened = ckptdiff.open(folder / "short.safetensors")
+        with (folder / "short.safetensors").open("r+b") as file:
+            file.truncate(100)
+        return ckptdiff.diff(opened, b)
+    return ckptdiff.diff(path, b)
+
+
+CASES: dict[str, Callable[[Path, Bytes], Any]] = {
+    function.__name__: function
+    for function in (
+        both_sharded,
+        against_a_file,
+        against_whole_tensors,
+        strided_shards,
+        stats,
+        fully_sharded,
+        sharded_tensors,
+        placed_differently,
+        one_rank_fails,
+    )
+}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.distributed.init_process_group("gloo")
+    for case in sys.argv[2].split(","):
+        counter = Bytes()
+        try:
+            result = {"report": CASES[case](folder, counter).to_json(), "bytes": counter.total}
+        except (ValueError, OSError) as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
+        rank = torch.distributed.get_rank()
+        (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
+        torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

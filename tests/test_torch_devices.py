@@ -1,0 +1,437 @@
+"""Tensors on a device, modules, files streamed to one, and what is said where there is none.
+
+A CPU tensor whose address is kept from the core stands for one on a device: the way from there is
+the same. Tests of a real one are marked ``gpu``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ckptdiff
+import pytest
+import torch
+from ckptdiff import _core
+from ckptdiff.backends.torch import run
+from ckptdiff.backends.torch.boxes import Box, elements_of
+from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests.cli import invoke
+from tests.compare import same_but_for_sums
+
+#: What may be taken on a device beside the tensors themselves.
+DEVICE_BYTES = 256_000_000
+
+State = Mapping[str, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def on_a_device(state: State) -> ckptdiff.Checkpoint:
+    """The tensors as if only torch could reach them."""
+    names = {"torch.bfloat16": "BF16", "torch.float32": "F32", "torch.int64": "I64",
+             "torch.complex64": "C64", "torch.bool": "BOOL"}  # fmt: skip
+    described = [
+        (name, names[str(value.dtype)], tuple(value.shape), (0,) * value.dim(), None)
+        for name, value in state.items()
+    ]
+    return ckptdiff.Checkpoint(
+        _core.Manifest.from_memory(described, state),
+        path=None,
+        format="memory",
+        device_tensors=state,
+    )
+
+
+def assert_same_rows(
+    report: ckptdiff.DiffReport | ckptdiff.StatsReport,
+    engine: ckptdiff.DiffReport | ckptdiff.StatsReport,
+) -> None:
+    for row, expected in zip(report.tensor_rows, engine.tensor_rows, strict=True):
+        assert same_but_for_sums(row, expected), (dict(row), dict(expected))
+
+
+def views(seed: int) -> dict[str, torch.Tensor]:
+    """Tensors that lie in memory in every way that torch has."""
+    torch.manual_seed(seed)
+    base = torch.randn(37, 64, 5)
+    return {
+        "contiguous": base,
+        "transposed": base.transpose(0, 2),
+        "permuted": base.permute(1, 2, 0),
+        "every_other": base[::2, 1::3],
+        "offset": base[3:, :, 1:],
+        "expanded": base[:, :1, :1].expand(37, 9, 11),
+        "scalar": base[0, 0, 0],
+        "empty": base[:, :0],
+        "bf16": base.bfloat16().transpose(0, 1),
+        "integers": (base * 1e6).long().t() if base.dim() == 2 else (base * 1e6).long(),
+        "conjugate": torch.randn(30, 3, dtype=torch.complex64).conj().t(),
+        "conjugate_in_order": torch.randn(30, 3, dtype=torch.complex64).conj(),
+        "negative": torch.randn(30, 3, dtype=torch.complex64).conj().imag,
+        "large": torch.randn(3, 70_000).t(),
+        "bool": base > 0,
+    }
+
+
+def test_every_way_to_lie_in_memory() -> None:
+    a, b = views(1), views(2)
+    report = ckptdiff.diff(on_a_device(a), on_a_device(b), atol=1.0, thresholds=[0.5])
+    assert_same_rows(report, ckptdiff.diff(a, b, atol=1.0, thresholds=[0.5]))
+    assert_same_rows(ckptdiff.stats(on_a_device(a)), ckptdiff.stats(a))
+
+
+def test_mixed_sides(tmp_path: Path) -> None:
+    a = {name: value.contiguous().clone() for name, value in views(1).items()}
+    del a["conjugate"], a["conjugate_in_order"], a["negative"]
+    b = {name: value for name, value in views(2).items() if name in a}
+    path = tmp_path / "a.safetensors"
+    save_file(a, path)
+    engine = ckptdiff.diff(path, b)
+    assert_same_rows(ckptdiff.diff(path, on_a_device(b)), engine)
+    assert_same_rows(ckptdiff.diff(a, on_a_device(b)), engine)
+    assert_same_rows(ckptdiff.diff(path, b, device="torch:cpu"), engine)
+
+
+def test_a_mapping_can_have_tensors_on_the_host_and_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pairs that are on the host are left to the core."""
+    a, b = views(1), views(2)
+    part = on_a_device({name: a[name] for name in ("bf16", "large")})
+    described = [("bf16", "BF16", (64, 37, 5), (0, 0, 0), None)]
+    host = a["contiguous"]
+    described.append(("contiguous", "F32", (37, 64, 5), (1280, 20, 4), host.data_ptr()))
+    mixed = ckptdiff.Checkpoint(
+        _core.Manifest.from_memory(described, (host,)), path=None, format="memory",
+        device_tensors={"bf16": part.device_tensors["bf16"]},
+    )  # fmt: skip
+    names = ("bf16", "contiguous")
+    other = {name: b[name] for name in names}
+    engine = ckptdiff.diff({name: a[name] for name in names}, other)
+    reduced: list[str] = []
+    reduce = run.DiffKernel.reduce
+
+    def watched(self: run.DiffKernel, codes: Any, dtypes: Any) -> Any:
+        reduced.append(dtypes[0])
+        return reduce(self, codes, dtypes)
+
+    monkeypatch.setattr(run.DiffKernel, "reduce", watched)
+    for device in (None, "cpu"):
+        assert_same_rows(ckptdiff.diff(mixed, other, device=device), engine)
+    assert reduced == ["BF16", "BF16"]
+    assert_same_rows(ckptdiff.stats(mixed, device="cpu"), ckptdiff.stats({n: a[n] for n in names}))
+
+
+def test_a_module_is_taken_as_its_state_dict(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.BatchNorm1d(7))
+    path = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), path)
+    assert ckptdiff.diff(path, model).identical
+    with torch.no_grad():
+        model[0].weight.mul_(2.0)
+    report = ckptdiff.diff(model, path)
+    assert report["0.weight"]["rel_l2"] == pytest.approx(0.5)
+    assert report.verdicts["different"] == 1
+    assert set(ckptdiff.open(model)) == set(model.state_dict())
+
+
+def test_rollups_and_json_are_those_of_any_report() -> None:
+    a, b = views(1), views(2)
+    report, engine = ckptdiff.diff(on_a_device(a), on_a_device(b)), ckptdiff.diff(a, b)
+    assert report.total["max_abs_tensor"] == engine.total["max_abs_tensor"]
+    assert report.total["changed"] == engine.total["changed"]
+    ours, theirs = json.loads(report.to_json()), json.loads(engine.to_json())
+    assert ours.keys() == theirs.keys()
+    assert ours["summary"]["coverage"] == theirs["summary"]["coverage"]
+    assert len(report.by("layer")) == len(engine.by("layer"))
+
+
+def test_what_no_device_reduces_is_refused_by_name() -> None:
+    a, b = {"w": torch.ones(3, dtype=torch.int64)}, {"w": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"^tensor 'w': I64 against F32 is not reduced on a devi"):
+        ckptdiff.diff(on_a_device(a), b)
+    c = {"w": torch.ones(3, dtype=torch.complex64)}
+    with pytest.raises(ValueError, match=r"^tensor 'w': C64 against C64 cast to F32 is not reduce"):
+        ckptdiff.diff(on_a_device(c), on_a_device(c), cast="F32")
+    with pytest.raises(ValueError, match="a content hash is taken on the host only"):
+        ckptdiff.stats(on_a_device(b), content_hash=True)
+
+
+def test_the_core_does_not_read_what_lies_elsewhere() -> None:
+    manifest = on_a_device({"w": torch.ones(3)}).manifest
+    with pytest.raises(
+        ckptdiff.InvalidCheckpointError, match=r"\"w\": lies on a device or in other"
+    ):
+        _core.stats(manifest)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("gpu", "unknown device 'gpu'; one is cpu, cuda, cuda:N, mps, xpu, auto or torch:cpu"),
+        ("cuda:x", "unknown device 'cuda:x'"),
+        ("cuda:99", "no device 'cuda:99': torch sees"),
+        ("xpu:7", "no device 'xpu:7': torch sees none of that kind"),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_line(device: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="device") as error:
+        ckptdiff.diff(path, path, device=device)
+    assert str(error.value).startswith(message)
+    for command in (["diff", path, path], ["stats", path]):
+        result = invoke(*command, "--device", device)
+        assert (result.status, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"ckptdiff: error: {message}")
+        assert result.stderr.count("\n") == 1
+
+
+def test_without_torch_a_device_is_refused_and_auto_is_the_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ckptdiff.backends import devices
+
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^device 'cuda' needs torch, which is not installed \(pip"
+    ):
+        devices.resolved("cuda")
+    assert devices.resolved("auto") == devices.CORE
+    assert devices.resolved("cpu") == devices.CORE
+
+
+def test_the_command_line_takes_a_device(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(1000, 5)}, path)
+    other = tmp_path / "b.safetensors"
+    save_file({"w": torch.randn(1000, 5)}, other)
+    outcomes = [
+        invoke("diff", path, other, "--format", "json", *device)
+        for device in ([], ["--device", "torch:cpu"], ["--device", "cpu"])
+    ]
+    assert [outcome.status for outcome in outcomes] == [1, 1, 1]
+    assert outcomes[0].stdout == outcomes[2].stdout
+    rows = [json.loads(outcome.stdout)["tensors"][0]["max_abs"] for outcome in outcomes]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("command", ["pass", "import ckptdiff.api", "import ckptdiff.cli.group"])
+def test_torch_is_not_imported_unless_it_is_wanted(command: str) -> None:
+    program = f"import ckptdiff, sys; ckptdiff.diff; {command}; print('torch' in sys.modules)"
+    completed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert completed.stdout.strip() == "False"
+    assert importlib.util.find_spec("torch") is not None
+
+
+def test_a_device_without_float64_has_its_sums_taken_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As MPS is: its tensors come chunk by chunk, and files are left to the core."""
+    reduced: list[str] = []
+    reduce = run.DiffKernel.reduce
+
+    def watched(self: run.DiffKernel, codes: Any, dtypes: Any) -> Any:
+        reduced.append(codes[0].device.type)
+        return reduce(self, codes, dtypes)
+
+    monkeypatch.setattr(run, "has_float64", lambda device: False)
+    monkeypatch.setattr(run.DiffKernel, "reduce", watched)
+    a, b = views(1), views(2)
+    assert_same_rows(ckptdiff.diff(on_a_device(a), on_a_device(b)), ckptdiff.diff(a, b))
+    assert set(reduced) == {"cpu"}
+    reduced.clear()
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(100)}, path)
+    assert ckptdiff.diff(path, path, device="torch:cpu").identical
+    assert not reduced
+
+
+# -- files on their way ---------------------------------------------------------------------------
+
+
+def test_a_run_of_elements_is_read_into_a_buffer(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    value = torch.arange(100, dtype=torch.int16).view(10, 10)
+    save_file({"w": value}, path)
+    manifest = ckptdiff.open(path).manifest
+    buffer = bytearray(14)
+    manifest.read_into(0, 33, 40, buffer)
+    assert torch.frombuffer(buffer, dtype=torch.int16).tolist() == list(range(33, 40))
+    with pytest.raises(ValueError, match="elements 95 to 101 are not in its 100"):
+        manifest.read_into(0, 95, 101, bytearray(12))
+    with pytest.raises(ValueError, match="expected a buffer of 14 bytes, found 15"):
+        manifest.read_into(0, 33, 40, bytearray(15))
+    with pytest.raises(ValueError, match="expected a writable, contiguous buffer"):
+        manifest.read_into(0, 33, 40, bytes(14))  # type: ignore[arg-type]
+    with pytest.raises(IndexError, match="no tensor of that index"):
+        manifest.read_into(1, 0, 1, bytearray(2))
+
+
+def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(400_000)}, path)
+    opened = ckptdiff.open(path)
+    with path.open("r+b") as file:
+        file.truncate(1_000_000)
+    with pytest.raises(ckptdiff.CheckpointReadError, match=r"a\.safetensors: tensor \"w\""):
+        ckptdiff.stats(opened, device="torch:cpu")
+
+
+def test_progress_tells_all_bytes_and_can_stop_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(400_000)}, path)
+    told: list[tuple[int, int]] = []
+    ckptdiff.diff(path, path, device="torch:cpu", on_progress=lambda *at: told.append(at))
+    assert told[-1] == (3_200_000, 3_200_000)
+    assert told == sorted(told)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ckptdiff.diff(path, path, device="torch:cpu", on_progress=stop)
+
+
+def test_boxes_name_the_same_elements_as_slices() -> None:
+    shape = (4, 5, 6)
+    whole = torch.arange(120).view(shape)
+    for box in (Box((0, 0, 0), shape), Box((1, 0, 0), (2, 5, 6)), Box((0, 1, 0), (4, 3, 6)),
+                Box((1, 2, 3), (2, 2, 2)), Box((3, 4, 5), (1, 1, 1))):  # fmt: skip
+        part = whole
+        for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
+            part = part.narrow(dimension, offset, size)
+        held = part.reshape(-1)
+        for start in range(0, box.numel, 7):
+            stop = min(start + 9, box.numel)
+            assert elements_of(part, start, stop).equal(held[start:stop])
+            runs = [i for run in box.runs(shape, start, stop) for i in range(*run)]
+            assert runs == held[start:stop].tolist()
+            assert box.index_in(shape, start) == held[start]
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the storages that operations have made and that still live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._seen:
+                    self._seen.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        return result
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.live -= size
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64", "complex128", "int64"])
+def test_the_device_holds_little_beside_the_tensors(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a GPU's chunks, and all options at once, by the storages that torch makes."""
+    monkeypatch.setattr(run, "CPU_CHUNK_FLOATS", run.CHUNK_FLOATS)
+    torch.manual_seed(0)
+    size = run.CHUNK_FLOATS * 5 // 4
+    a = (torch.randn(size) * 100).to(getattr(torch, dtype))
+    b = (torch.randn(size) * 100).to(getattr(torch, dtype)) + a
+    options: dict[str, Any] = {"atol": 1.0, "thresholds": (0.5, 1.0), "histogram": True}
+    for cast in (None, "BF16"):
+        if cast and "complex" in dtype:
+            continue
+        kernel = run.DiffKernel(
+            run.Tables(torch.device("cpu"), torch.float64), cast=cast, **options
+        )
+        name = {"bfloat16": "BF16", "float32": "F32", "float64": "F64", "complex128": "C128",
+                "int64": "I64"}[dtype]  # fmt: skip
+        encoding = run.ENCODINGS[name]
+        step = run.CHUNK_FLOATS // encoding.components
+        with LiveBytes() as memory, torch.no_grad():
+            chunks = [run.codes_of(side[:step].clone(), encoding) for side in (a, b)]
+            kernel.reduce(chunks, (name, name))
+            stats = run.StatsKernel(run.Tables(torch.device("cpu"), torch.float64), True)
+            stats.reduce(chunks[:1], (name,))
+        print(f"{dtype}, cast to {cast}: {memory.peak / 1e6:.0f} MB")  # noqa: T201
+        assert 30_000_000 < memory.peak < DEVICE_BYTES
+
+
+# -- a real device --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved() -> tuple[State, State]:
+    a, b = ({name: value.cuda() for name, value in views(seed).items()} for seed in (1, 2))
+    return a, b
+
+
+@pytest.mark.gpu
+def test_tensors_on_a_gpu_are_reduced_there(
+    moved: tuple[State, State], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    largest = 0
+    to_host = torch.Tensor.cpu
+
+    def watched(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return to_host(tensor)
+
+    a, b = views(1), views(2)
+    engine = ckptdiff.diff(a, b)
+    monkeypatch.setattr(torch.Tensor, "cpu", watched)
+    assert_same_rows(ckptdiff.diff(*moved), engine)
+    assert largest < 10_000, "weights have come to the host"
+    monkeypatch.undo()
+    assert_same_rows(ckptdiff.stats(moved[0]), ckptdiff.stats(a))
+    del a["conjugate"], a["conjugate_in_order"], a["negative"]
+    path = tmp_path / "a.safetensors"
+    save_file({name: value.contiguous().clone() for name, value in a.items()}, path)
+    live = {name: value for name, value in moved[1].items() if name in a}
+    host = {name: value for name, value in b.items() if name in a}
+    assert_same_rows(ckptdiff.diff(path, live), ckptdiff.diff(path, host))
+
+
+@pytest.mark.gpu
+def test_a_gpu_holds_little_beside_the_tensors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = {"w": torch.randn(20_000_000), "v": torch.randn(20_000_000).bfloat16()}
+    path = tmp_path / "a.safetensors"
+    save_file(state, path)
+    live = {name: value.cuda() for name, value in state.items()}
+    options: dict[str, Any] = {"atol": 1.0, "thresholds": (0.5, 1.0), "histogram": True}
+    for a, b in ((live, live), (path, live), (path, path)):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        ckptdiff.diff(a, b, device="cuda", **options)
+        assert torch.cuda.max_memory_allocated() - before < DEVICE_BYTES

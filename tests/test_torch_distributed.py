@@ -1,0 +1,90 @@
+"""Tensors that two processes hold parts of: the same report in each, and nothing read twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ckptdiff
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.compare import same_but_for_sums
+from tests.distributed_diffs import CASES
+from tests.distributed_writers import RANKS, SHAPES, run_in_processes, value_of
+
+Result = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both files, and what every case has left there in each rank."""
+    folder = tmp_path_factory.mktemp("distributed")
+    a = {name: value_of(name) for name in SHAPES}
+    b = {}
+    for number, (name, value) in enumerate(a.items()):
+        # the largest difference twice, in the parts of both ranks: the first is to be reported
+        value.view(-1)[[number % 3, -1 - number % 2]] = 0.0
+        b[name] = value.clone()
+        b[name].view(-1)[[number % 3, -1 - number % 2]] = 100.0
+        b[name].view(-1)[value.numel() // 2] = float("nan")
+    save_file(a, folder / "a.safetensors")
+    save_file(a, folder / "short.safetensors")
+    save_file(b, folder / "b.safetensors")
+    run_in_processes("tests.distributed_diffs", folder, ",".join(CASES))
+    return folder
+
+
+def results(folder: Path, case: str) -> list[Result]:
+    return [json.loads((folder / f"{case}.{rank}.json").read_text()) for rank in range(RANKS)]
+
+
+def assert_same_rows(report: str, engine: str) -> None:
+    """Everything but sums is the very same; they are within the contract."""
+    ours, theirs = (json.loads(text) for text in (report, engine))
+    for row, expected in zip(ours["tensors"], theirs["tensors"], strict=True):
+        assert same_but_for_sums(row, expected), (row, expected)
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["both_sharded", "against_a_file", "against_whole_tensors", "strided_shards",
+     "sharded_tensors", "stats"],
+)  # fmt: skip
+def test_the_report_is_that_of_the_whole(case: str, folder: Path) -> None:
+    paths = folder / "a.safetensors", folder / "b.safetensors"
+    if case == "stats":
+        engine = ckptdiff.stats(paths[0], histogram=True).to_json()
+    else:
+        engine = ckptdiff.diff(*paths, histogram=True, thresholds=[0.0]).to_json()
+    by_rank = results(folder, case)
+    assert_same_rows(by_rank[0]["report"], engine)
+    assert len({result["report"] for result in by_rank}) == 1
+    # together the ranks have reduced every byte once
+    sides = 1 if case == "stats" else 2
+    size = sum(value.nbytes for value in load_file(paths[0]).values())
+    assert sum(result["bytes"] for result in by_rank) == sides * size
+    assert all(result["bytes"] < sides * size for result in by_rank)
+
+
+def test_a_live_sharded_module_against_a_file(folder: Path) -> None:
+    by_rank = results(folder, "fully_sharded")
+    for result in by_rank:
+        for row in json.loads(result["report"])["tensors"]:
+            assert row["rel_l2"] == pytest.approx(0.5, rel=1e-7)
+            assert row["verdict"] == "different"
+            assert row["changed"] == torch.Size(row["shape"]).numel()
+
+
+def test_sides_that_are_placed_differently_are_refused(folder: Path) -> None:
+    for result in results(folder, "placed_differently"):
+        assert result["error"].startswith("ValueError: tensor 'w' is placed differently on the two")
+
+
+def test_where_one_process_fails_none_waits(folder: Path) -> None:
+    first, second = results(folder, "one_rank_fails")
+    assert "CheckpointReadError" in second["error"]
+    assert "short.safetensors" in second["error"]
+    assert first["error"].startswith("ValueError: another process failed with CheckpointReadError")
