@@ -152,7 +152,7 @@ fn reading(name: &str) -> PyResult<Reading> {
 }
 
 /// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.
-fn watch<T: Send>(
+pub(crate) fn watch<T: Send>(
     python: Python<'_>,
     total: u64,
     on_progress: Option<Py<PyAny>>,

@@ -26,6 +26,7 @@ mod source;
 mod spans;
 mod strided;
 mod table;
+mod values;
 
 pub use error::{Error, IndexFault, SafetensorsFault, TensorFault};
 pub use json::json_rows;
@@ -39,3 +40,4 @@ pub use safetensors::{read_safetensors, read_safetensors_index};
 pub use source::{FileSource, MappedReads, Reading, Source, Window};
 pub use spans::{PlacedPart, SpanManifest};
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};
+pub use values::ValuesRun;

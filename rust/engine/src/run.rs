@@ -70,7 +70,11 @@ impl Control {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
-    fn check(&self) -> Result<(), Error> {
+    pub(crate) fn add_bytes(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
         if self.cancelled.load(Ordering::Relaxed) {
             Err(Error::Cancelled)
         } else {
@@ -165,7 +169,11 @@ pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, 
         .collect())
 }
 
-fn known_dtype(manifest: &Manifest, index: u32, cast: Option<DType>) -> Result<DType, Error> {
+pub(crate) fn known_dtype(
+    manifest: &Manifest,
+    index: u32,
+    cast: Option<DType>,
+) -> Result<DType, Error> {
     let tensor = manifest.tensor(index as usize);
     let fail = |fault| Error::Tensor {
         path: tensor
@@ -280,7 +288,7 @@ impl<'a> Job for DiffJob<'a> {
             let bytes = (a.len() + b.len()) as u64;
             worker.reader_a.release(tensor_a)?;
             worker.reader_b.release(tensor_b)?;
-            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            control.add_bytes(bytes);
         }
         Ok(partial)
     }
@@ -369,7 +377,7 @@ impl<'a> Job for StatsJob<'a> {
             }
             let bytes = bytes.len() as u64;
             worker.reader.release(tensor)?;
-            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            control.add_bytes(bytes);
         }
         partial
             .digests
@@ -384,7 +392,11 @@ impl<'a> Job for StatsJob<'a> {
 }
 
 /// Cut elements into what is read at once. Pieces are multiples of every kernel block.
-fn pieces(elements: Range<u64>, bits: u64, bytes: u64) -> impl Iterator<Item = Range<u64>> {
+pub(crate) fn pieces(
+    elements: Range<u64>,
+    bits: u64,
+    bytes: u64,
+) -> impl Iterator<Item = Range<u64>> {
     let step = (bytes * 8 / bits).next_multiple_of(ckptdiff_kernels::BLOCK as u64);
     let end = elements.end;
     elements
@@ -393,19 +405,19 @@ fn pieces(elements: Range<u64>, bits: u64, bytes: u64) -> impl Iterator<Item = R
 }
 
 /// Pieces begin at whole bytes, since they begin at multiples of a block.
-fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
+pub(crate) fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
     dtype.bytes_before(elements.start)..dtype.bytes_before(elements.end)
 }
 
 /// How files are read in this run.
-struct Files {
+pub(crate) struct Files {
     reading: Reading,
     mapped: MappedReads,
     window_bytes: u64,
 }
 
 impl Files {
-    fn new(reading: Reading, threads: usize) -> Self {
+    pub(crate) fn new(reading: Reading, threads: usize) -> Self {
         Self {
             reading: match reading {
                 Reading::Auto if threads > MOST_THREADS => Reading::Copied,
@@ -417,7 +429,7 @@ impl Files {
     }
 
     /// Bytes of a side that are reduced at once.
-    const fn piece_bytes(&self, in_place: bool) -> u64 {
+    pub(crate) const fn piece_bytes(&self, in_place: bool) -> u64 {
         if in_place {
             self.window_bytes
         } else {
@@ -427,7 +439,7 @@ impl Files {
 }
 
 /// Brings a tensor's bytes together, wherever they lie.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     manifest: &'a Manifest,
     buffer: Vec<u8>,
     /// What is read in place, and the offset it has in its source.
@@ -440,7 +452,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    const fn new(manifest: &'a Manifest) -> Self {
+    pub(crate) const fn new(manifest: &'a Manifest) -> Self {
         Self {
             manifest,
             buffer: Vec::new(),
@@ -452,14 +464,14 @@ impl<'a> Reader<'a> {
 
     /// Whether the tensor's bytes need not be copied, as far as its first span tells: it is asked
     /// for every chunk, and there can be a million spans.
-    fn in_place(&self, files: &Files, tensor: TensorView<'_>) -> bool {
+    pub(crate) fn in_place(&self, files: &Files, tensor: TensorView<'_>) -> bool {
         tensor.spans.first().is_some_and(|span| {
             self.manifest.sources()[span.source as usize].reads_in_place(files.reading)
         })
     }
 
     /// The bytes, until [`release`](Self::release) is called.
-    fn read(
+    pub(crate) fn read(
         &mut self,
         files: &Files,
         tensor: TensorView<'a>,
@@ -532,7 +544,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Done with what was read: an error if some of it was lost meanwhile.
-    fn release(&mut self, tensor: TensorView<'_>) -> Result<(), Error> {
+    pub(crate) fn release(&mut self, tensor: TensorView<'_>) -> Result<(), Error> {
         let Some((window, offset)) = self.window.take() else {
             return Ok(());
         };

@@ -31,6 +31,7 @@ mod runs;
 mod scaled;
 mod simd;
 mod stats;
+mod values;
 
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
 pub use dtype::{DType, Granule, UnknownDType};
@@ -39,6 +40,7 @@ pub use level::Level;
 pub use number::{Extreme, Number};
 pub use scaled::Scaled;
 pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};
+pub use values::ValuesKernel;
 
 /// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
 pub const BLOCK: usize = 2048;
