@@ -4,6 +4,7 @@ Everything here is a plain value or a frozen class. The public API is
 :mod:`ckptdiff.api`; this module converts arguments and delegates.
 """
 
+import builtins  # a property of Manifest is called bytes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
@@ -146,7 +147,7 @@ class Manifest:
         The file of a span in memory is the empty string. A tensor whose elements lie apart in its
         file has no spans.
         """
-    def values(self, index: int, start: int = 0, stop: int | None = None) -> bytes:
+    def values(self, index: int, start: int = 0, stop: int | None = None) -> builtins.bytes:
         """Elements [start, stop) of a tensor, decoded, as little-endian floats in row-major order.
 
         They are float32 where that holds every value of the dtype exactly (also for the quantised

@@ -23,7 +23,7 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["CheckpointLike", "diff", "open", "stats"]
+__all__ = ["CheckpointLike", "diff", "open", "refuse_empty_choice", "stats"]
 
 # A path, an opened checkpoint, or tensors in memory by name (numpy arrays, torch tensors).
 CheckpointLike: TypeAlias = str | PathLike[str] | Checkpoint | Mapping[str, object]
@@ -132,7 +132,7 @@ def diff(
     if rules != Rules():
         named_a = apply_rules(checkpoint_a.names(), rules, rules.renames)
     notes = unmatched(rules, named_a, named_b)
-    _refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
+    refuse_empty_choice((checkpoint_a, named_a), (checkpoint_b, named_b))
     pairing = _core.Pairing(
         checkpoint_a.manifest, checkpoint_b.manifest, named_a.for_core, named_b.for_core
     )
@@ -196,7 +196,7 @@ def stats(
     if rules != Rules():
         named = apply_rules(checkpoint.names(), rules, ())
     notes = unmatched(rules, named)
-    _refuse_empty_choice((checkpoint, named))
+    refuse_empty_choice((checkpoint, named))
     unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
     if unsupported:
         named = named.without_unsupported(unsupported, len(checkpoint))
@@ -228,7 +228,7 @@ def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef
     return in_b if in_a.dtype in _core.dtype_names() else in_a
 
 
-def _refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
+def refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
     """Raise where the globs leave no tensor on any side: success on nothing would be a lie."""
     tensors = sum(len(checkpoint) for checkpoint, _ in sides)
     left_out = sum(named.left_out for _, named in sides)

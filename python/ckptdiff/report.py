@@ -28,7 +28,15 @@ from ckptdiff.rows import Row, Rows
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["Histogram", "NotCompared", "Report", "Selection", "histogram_of", "not_compared"]
+__all__ = [
+    "Histogram",
+    "NotCompared",
+    "Report",
+    "Selection",
+    "histogram_of",
+    "not_compared",
+    "to_text",
+]
 
 
 class NotCompared(NamedTuple):
@@ -204,7 +212,7 @@ class Report(ABC):
         """
         from ckptdiff.render import json
 
-        return _to_text(path, lambda stream: json.write_report(self, stream))
+        return to_text(path, lambda stream: json.write_report(self, stream))
 
     @overload
     def to_csv(self, path: None = None) -> str: ...
@@ -218,7 +226,7 @@ class Report(ABC):
         """
         from ckptdiff.render import csv
 
-        return _to_text(path, lambda stream: csv.write_rows(self._rows, stream))
+        return to_text(path, lambda stream: csv.write_rows(self._rows, stream))
 
     @overload
     def to_markdown(self, path: None = None) -> str: ...
@@ -228,7 +236,7 @@ class Report(ABC):
         """Write summary and rows shown as Markdown to ``path``, or return it as a string."""
         from ckptdiff.render import markdown
 
-        return _to_text(path, lambda stream: markdown.write_report(self, stream))
+        return to_text(path, lambda stream: markdown.write_report(self, stream))
 
     def __repr__(self) -> str:
         from ckptdiff.render import table
@@ -284,7 +292,7 @@ def histogram_of(table: Table, index: int) -> Histogram | None:
     return Histogram(zeros, dict(counts))
 
 
-def _to_text(path: str | PathLike[str] | None, write: Callable[[TextIO], None]) -> str | None:
+def to_text(path: str | PathLike[str] | None, write: Callable[[TextIO], None]) -> str | None:
     """Run ``write`` on a file, complete or not there at all, or on a string."""
     if path is None:
         import io

@@ -18,6 +18,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "diff": "Tell what changed from checkpoint A to checkpoint B.",
     "stats": "Describe every tensor of a checkpoint: extremes, moments, NaN.",
+    "spectrum": "Singular values of matrices, or of what changed in them: ranks, tails.",
     "ls": "List names, dtypes, shapes and sizes, from the headers alone.",
     "demo": "Write two small checkpoints and run the commands on them.",
 }

@@ -1,0 +1,117 @@
+"""What the rounding of stored values adds to a spectrum, and the rank that is left without it.
+
+A matrix that is a sum of a few outer products has as many singular values, but only until it is
+stored. Rounding W + B A to bfloat16 adds noise with a variance of step² / 12 per element, where the
+step is that of the dtype at the element's magnitude. Such noise has the energy N = Σ step² / 12,
+which is summed here over the matrix itself, and its largest singular value lies near √(N / (m n))
+(√m + √n) [Bai and Yin 1993]. Values above that are counted as the rank. The matrix is low-rank if
+the energy that they leave is no more than rounding explains, and if that many factors are smaller
+than the matrix: r (m + n) < m n, as it is for any LoRA [Hu et al. 2021] that is worth its name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["LowRank", "RankVerdict", "RoundingNoise", "low_rank"]
+
+Array: TypeAlias = "NDArray[Any]"
+
+RankVerdict = Literal["zero", "rounding", "low_rank", "full", "above_k"]
+
+# Explicit bits of the significand and the smallest exponent of a normal number.
+_STEPS = {
+    "F64": (52, -1022),
+    "F32": (23, -126),
+    "F16": (10, -14),
+    "BF16": (7, -126),
+    "F8_E4M3": (3, -6),
+    "F8_E5M2": (2, -14),
+    "F8_E4M3FNUZ": (3, -7),
+    "F8_E5M2FNUZ": (2, -15),
+}
+
+# How far above the asymptotic edge a value must be to count: a finite matrix, whose steps differ
+# from row to row, has its largest value somewhat above it.
+_MARGIN = 1.25
+
+# Of the energy that rounding explains, how much may be left: both sides may have been rounded.
+_TWICE = 2.0
+
+
+class RoundingNoise:
+    """Adds up the energy of the rounding of elements, block by block.
+
+    Where two matrices are subtracted, the coarser step of the two sides counts. Dtypes without
+    steps (integers, quantised) are taken to be exact.
+    """
+
+    def __init__(self, *dtypes: str) -> None:
+        self._steps = [_STEPS.get(dtype) for dtype in dtypes]
+        self.energy = 0.0
+
+    def add(self, *blocks: Array) -> None:
+        """Count the elements of a block of each side, of equal shapes and finite."""
+        exponents = None
+        for step, block in zip(self._steps, blocks, strict=True):
+            if step is None:
+                continue
+            bits, smallest = step
+            # a value in [2^(e-1), 2^e) has the exponent e; 0 has 0, and is as exact as can be
+            found = numpy.frexp(block)[1].astype(numpy.int32) - 1
+            found = numpy.where(block == 0, smallest, numpy.maximum(found, smallest)) - bits
+            exponents = found if exponents is None else numpy.maximum(exponents, found)
+        if exponents is None or not exponents.size:
+            return
+        lowest = int(exponents.min())
+        counts = numpy.bincount((exponents - lowest).ravel())
+        for offset, count in enumerate(counts.tolist()):
+            self.energy += count * math.ldexp(1.0, max(2 * (lowest + offset), -1074)) / 12
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """Whether a matrix has few factors.
+
+    ``verdict`` is ``zero`` (every element is 0), ``rounding`` (no more than rounding explains),
+    ``low_rank``, ``full``, or ``above_k`` (the values that were computed are all above the noise,
+    so more of them, or all, would have to be). ``rank`` is known for the first three.
+    """
+
+    verdict: RankVerdict
+    rank: int | None
+
+
+def low_rank(
+    values: Array, rows: int, columns: int, energy: float, noise: float, precision: float
+) -> LowRank:
+    """The verdict on a matrix by its leading singular values ``values`` (descending).
+
+    ``energy`` is ‖A‖², ``noise`` the energy that rounding explains, ``precision`` the unit roundoff
+    of the arithmetic that the values come from.
+    """
+    if energy == 0:
+        return LowRank("zero", 0)
+    largest = float(values[0])
+    floor = max(rows, columns) * precision * largest
+    spread = math.sqrt(noise / (rows * columns)) * (math.sqrt(rows) + math.sqrt(columns))
+    above = int((values > max(_MARGIN * spread, floor)).sum())
+    size = min(rows, columns)
+    if above == len(values) < size:
+        return LowRank("above_k", None)
+    left = energy - float((values[:above] ** 2).sum())
+    explained = _TWICE * noise + size * floor**2 + 16 * precision * energy
+    if left > explained:
+        return LowRank("full", None)
+    if above == 0:
+        return LowRank("rounding", 0)
+    if above * (rows + columns) < rows * columns:
+        return LowRank("low_rank", above)
+    return LowRank("full", None)
