@@ -6,6 +6,9 @@ import os
 
 import pytest
 
+# Before numpy is imported: on a machine that is busy, threads of BLAS mostly wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Before transformers is imported: nothing here may ask the Hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

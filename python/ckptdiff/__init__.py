@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
     from ckptdiff.rows import Row
-    from ckptdiff.spectrum.api import spectrum
-    from ckptdiff.spectrum.report import SpectrumReport
+    from ckptdiff.spectra.api import spectrum
+    from ckptdiff.spectra.report import SpectrumReport
     from ckptdiff.stats_report import StatsReport
 else:
     # Names are imported when they are asked for (PEP 562): the command line, which is inside this
@@ -46,8 +46,8 @@ else:
         "diff_report": ("DiffReport",),
         "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
         "rows": ("Row",),
-        "spectrum.api": ("spectrum",),
-        "spectrum.report": ("SpectrumReport",),
+        "spectra.api": ("spectrum",),
+        "spectra.report": ("SpectrumReport",),
         "stats_report": ("StatsReport",),
     }
 

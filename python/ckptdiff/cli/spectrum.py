@@ -29,7 +29,9 @@ The table has the largest singular value of each matrix (σ₁) with its error,
 stable and effective rank, participation ratio, how many singular values hold
 90 and 99 % of the energy, the exponent alpha of the tail, and the rank
 where the matrix is low-rank but for rounding. '-' is what would need all
-singular values: --exact. docs/spectrum.md defines every column.
+singular values: --exact. 'angle' is the largest principal angle between the
+leading subspaces of A and B; '?' says that no gap follows them, so that it
+means little. docs/spectrum.md defines every column.
 
 \b
 Exit status: 0, also where a value is not finite; 2 in case of trouble, 130
@@ -141,8 +143,8 @@ def command(
     from ckptdiff.render import spectrum as render
     from ckptdiff.render.screen import Screen
     from ckptdiff.render.units import duration, human_bytes
-    from ckptdiff.spectrum.api import spectrum
-    from ckptdiff.spectrum.options import Method
+    from ckptdiff.spectra.api import spectrum
+    from ckptdiff.spectra.options import Method
 
     prepare(output)
     if b is None and key_b is not None:
@@ -191,8 +193,5 @@ def command(
     }
     write(output, writers[output_format])
     if not quiet:
-        print_message(
-            f"{len(report.matrices):,} matrices, {human_bytes(report.bytes_read)}, "
-            f"in {duration(report.seconds)}"
-        )
+        print_message(f"{human_bytes(report.bytes_read)} of matrices in {duration(report.seconds)}")
     return 0

@@ -16,8 +16,8 @@ from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lin
 from ckptdiff.render.markdown import code
 from ckptdiff.render.screen import Screen
 from ckptdiff.render.units import human_bytes, human_count, plural, scientific
-from ckptdiff.spectrum.report import SpectrumReport
-from ckptdiff.spectrum.row import SpectrumRow
+from ckptdiff.spectra.report import SpectrumReport
+from ckptdiff.spectra.row import SpectrumRow
 
 __all__ = ["table_lines_of", "write_csv", "write_json", "write_markdown"]
 
@@ -178,7 +178,7 @@ def _sentences(report: SpectrumReport) -> Iterator[str]:
     parts = [f"{exact:,} exact"] if exact else []
     if randomised:
         parts.append(f"{randomised:,} by the largest {report.options.k} singular values")
-    yield f"{what}: {len(matrices):,}" + (f", {', '.join(parts)}" if parts else "")
+    yield f"{what}: {len(matrices):,}" + (f"; {', '.join(parts)}" if parts else "")
     yield from _verdict_sentences(report)
     if len(report) < len(matrices):
         yield f"shown: {len(report):,} of {len(matrices):,}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from ckptdiff.naming.rules import Rules
-from ckptdiff.spectrum.matrices import EXPERTS
+from ckptdiff.spectra.matrices import EXPERTS
 from ckptdiff.suggest import unknown
 
 __all__ = ["EXACT_UP_TO", "Method", "SpectrumOptions"]

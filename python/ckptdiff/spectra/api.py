@@ -13,12 +13,12 @@ from ckptdiff.api import open as open_checkpoint
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.report import NotCompared, not_compared
-from ckptdiff.spectrum.arithmetic import MakeMatrix, make_matrix_on
-from ckptdiff.spectrum.matrices import EXPERTS, MatrixRef, matrices_of
-from ckptdiff.spectrum.options import Method, SpectrumOptions
-from ckptdiff.spectrum.report import SpectrumReport
-from ckptdiff.spectrum.row import SpectrumRow
-from ckptdiff.spectrum.run import Side, spectrum_row
+from ckptdiff.spectra.arithmetic import MakeMatrix, make_matrix_on
+from ckptdiff.spectra.matrices import EXPERTS, MatrixRef, matrices_of
+from ckptdiff.spectra.options import Method, SpectrumOptions
+from ckptdiff.spectra.report import SpectrumReport
+from ckptdiff.spectra.row import SpectrumRow
+from ckptdiff.spectra.run import Side, spectrum_row
 
 __all__ = ["spectrum"]
 
@@ -49,7 +49,7 @@ def spectrum(
     """Singular values of every matrix of ``a``, or of ``b - a``, and what they say.
 
     One matrix at a time is in memory. The columns of the result are those of
-    :class:`~ckptdiff.spectrum.row.SpectrumRow`, which docs/spectrum.md explains.
+    :class:`~ckptdiff.spectra.row.SpectrumRow`, which docs/spectrum.md explains.
 
     Args:
         a: The checkpoint, or the baseline. Tensors of two dimensions are matrices, weights of

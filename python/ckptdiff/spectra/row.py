@@ -17,8 +17,8 @@ class SpectrumRow:
     ``angles_right`` are the principal angles in radians, ascending, between the spaces of the
     leading singular vectors of A and of B, on the side of the rows (outputs) and of the columns
     (inputs), and ``angle_error`` bounds by how much they can be off.
-    :mod:`ckptdiff.spectrum.measures`, :mod:`~ckptdiff.spectrum.tail` and
-    :mod:`~ckptdiff.spectrum.rounding` define the others.
+    :mod:`ckptdiff.spectra.measures`, :mod:`~ckptdiff.spectra.tail` and
+    :mod:`~ckptdiff.spectra.rounding` define the others.
     """
 
     name: str

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.report import NotCompared, to_text
-from ckptdiff.spectrum.options import SpectrumOptions
-from ckptdiff.spectrum.row import COLUMNS, SpectrumRow
+from ckptdiff.spectra.options import SpectrumOptions
+from ckptdiff.spectra.row import COLUMNS, SpectrumRow
 from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:

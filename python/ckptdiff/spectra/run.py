@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy
 
 from ckptdiff._core import Manifest
-from ckptdiff.spectrum.arithmetic import MakeMatrix, Matrix
-from ckptdiff.spectrum.leading import (
+from ckptdiff.spectra.arithmetic import MakeMatrix, Matrix
+from ckptdiff.spectra.leading import (
     Leading,
     exact_leading,
     principal_angles,
     randomised_leading,
 )
-from ckptdiff.spectrum.matrices import MatrixRef
-from ckptdiff.spectrum.measures import measures_of_all, measures_of_leading
-from ckptdiff.spectrum.options import SpectrumOptions
-from ckptdiff.spectrum.rounding import RoundingNoise, low_rank
-from ckptdiff.spectrum.row import SpectrumRow
-from ckptdiff.spectrum.tail import SMALLEST_EIGENVALUE, TailFit, fit_tail
+from ckptdiff.spectra.matrices import MatrixRef
+from ckptdiff.spectra.measures import measures_of_all, measures_of_leading
+from ckptdiff.spectra.options import SpectrumOptions
+from ckptdiff.spectra.rounding import RoundingNoise, low_rank
+from ckptdiff.spectra.row import SpectrumRow
+from ckptdiff.spectra.tail import SMALLEST_EIGENVALUE, TailFit, fit_tail
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -152,7 +152,7 @@ def _leading(built: Matrix, options: SpectrumOptions, count: int) -> Leading:
 def _angles(
     matrix: MatrixRef, a: Side, b: Side, are_equal: bool, options: SpectrumOptions, make: MakeMatrix
 ) -> dict[str, Any]:
-    """The columns on principal angles; none where a side is zero, and so has no leading subspace."""
+    """The columns on principal angles; none where a side is zero and has no leading subspace."""
     if are_equal:
         zeros = (0.0,) * min(options.angles, matrix.rows, matrix.columns)
         return {"angle": 0.0, "angle_error": 0.0, "angles_left": zeros, "angles_right": zeros}

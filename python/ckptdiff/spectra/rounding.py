@@ -42,15 +42,15 @@ _STEPS = {
 # from row to row, has its largest value somewhat above it.
 _MARGIN = 1.25
 
-# Of the energy that rounding explains, how much may be left: both sides may have been rounded.
-_TWICE = 2.0
+# How much more energy than rounding explains may be left.
+_SLACK = 1.5
 
 
 class RoundingNoise:
     """Adds up the energy of the rounding of elements, block by block.
 
-    Where two matrices are subtracted, the coarser step of the two sides counts. Dtypes without
-    steps (integers, quantised) are taken to be exact.
+    Both sides of a difference may have been rounded, so both count. Dtypes without steps (integers,
+    quantised) are taken to be exact.
     """
 
     def __init__(self, *dtypes: str) -> None:
@@ -58,22 +58,22 @@ class RoundingNoise:
         self.energy = 0.0
 
     def add(self, *blocks: Array) -> None:
-        """Count the elements of a block of each side, of equal shapes and finite."""
-        exponents = None
+        """Count the elements of a block of each side, which are finite."""
         for step, block in zip(self._steps, blocks, strict=True):
-            if step is None:
-                continue
-            bits, smallest = step
-            # a value in [2^(e-1), 2^e) has the exponent e; 0 has 0, and is as exact as can be
-            found = numpy.frexp(block)[1].astype(numpy.int32) - 1
-            found = numpy.where(block == 0, smallest, numpy.maximum(found, smallest)) - bits
-            exponents = found if exponents is None else numpy.maximum(exponents, found)
-        if exponents is None or not exponents.size:
-            return
-        lowest = int(exponents.min())
-        counts = numpy.bincount((exponents - lowest).ravel())
-        for offset, count in enumerate(counts.tolist()):
-            self.energy += count * math.ldexp(1.0, max(2 * (lowest + offset), -1074)) / 12
+            if step is not None and block.size:
+                self.energy += _rounding_energy(block, *step)
+
+
+def _rounding_energy(block: Array, bits: int, smallest: int) -> float:
+    """Σ step² / 12; zeros have the least step."""
+    # a value in [2^(e-1), 2^e) has the exponent e
+    exponents = numpy.frexp(block)[1] - 1
+    exponents = numpy.where(block == 0, smallest, numpy.maximum(exponents, smallest)) - bits
+    lowest = int(exponents.min())
+    counts = numpy.bincount((exponents - lowest).ravel())
+    powers = 2 * (lowest + numpy.arange(len(counts), dtype=numpy.float64))
+    # no matrix is taken the spectrum of where this clips
+    return float((counts * numpy.exp2(numpy.clip(powers, -1000, 1000))).sum()) / 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def low_rank(
     if above == len(values) < size:
         return LowRank("above_k", None)
     left = energy - float((values[:above] ** 2).sum())
-    explained = _TWICE * noise + size * floor**2 + 16 * precision * energy
+    explained = _SLACK * noise + size * floor**2 + 16 * precision * energy
     if left > explained:
         return LowRank("full", None)
     if above == 0:

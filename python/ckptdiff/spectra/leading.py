@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy
 
-from ckptdiff.spectrum.arithmetic import Matrix
+from ckptdiff.spectra.arithmetic import Matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
