@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-# Before numpy is imported: on a machine that is busy, threads of BLAS mostly wait for each other.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Before numpy and torch are imported: on a busy machine, threads of BLAS wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before transformers is imported: nothing here may ask the Hub for anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
