@@ -134,12 +134,14 @@ def test_a_parameter_of_many_chunks() -> None:
     torch.manual_seed(1)
     big = nn.Linear(_CHUNK_CPU // 64, 130)
     watcher = Watcher(big, every=1)
+    from_start = Watcher(big, every=1, baseline=big.state_dict())
     seen = [weights(big)]
     for step in (1, 2):
         disturb(big, step)
-        logs = watcher.step()
+        logs, since_start = watcher.step(), from_start.step()
         seen.append(weights(big))
     assert_measures(logs, "", oracle(*(flat(each) for each in reversed(seen))))
+    assert_measures(since_start, "", oracle(flat(seen[2]), flat(seen[0])))
 
 
 def test_a_transposed_parameter_is_read_in_its_own_order() -> None:

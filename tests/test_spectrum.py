@@ -11,6 +11,7 @@ import ckptdiff
 import ml_dtypes
 import numpy as np
 import pytest
+from ckptdiff.spectra import arithmetic, run
 from ckptdiff.spectra.arithmetic import NumpyMatrix
 from ckptdiff.spectra.leading import exact_leading, principal_angles, randomised_leading
 from ckptdiff.spectra.matrices import matrices_of
@@ -82,12 +83,13 @@ def test_quantised_weights_are_decoded(tmp_path: Path) -> None:
     assert_is_spectrum_of(row, dequantised("Q4_K", raw).reshape(64, 512))
 
 
-def test_values_that_squaring_would_lose_are_there() -> None:
-    truth = 10.0 ** -np.arange(14)
-    row = one(ckptdiff.spectrum({"w": matrix(80, 14, truth)}, method="exact"))
-    np.testing.assert_allclose(row.values, truth, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("count", [2, 5, 14])
+@pytest.mark.parametrize("seed", range(4))
+def test_values_that_squaring_would_lose_are_there(seed: int, count: int) -> None:
+    truth = np.geomspace(1, 1e-13, count)
+    row = one(ckptdiff.spectrum({"w": matrix(80, count, truth, seed)}, method="exact"))
     # a Gram matrix alone gives 1e-8 and worse below there
-    assert row.values[12] == pytest.approx(1e-12, rel=1e-2)
+    np.testing.assert_allclose(row.values, truth, rtol=0, atol=1e-15)
 
 
 # -- the randomised method -------------------------------------------------------------------------
@@ -230,6 +232,9 @@ def trained_model() -> Any:
         model(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    with torch.no_grad():
+        # most of its eigenvalues are then below the least that weightwatcher keeps
+        model.model.layers[1].self_attn.o_proj.weight.mul_(0.015)
     return model
 
 
@@ -471,6 +476,22 @@ def test_torch_gives_what_numpy_gives(device: str, method: Any) -> None:
         here = ckptdiff.spectrum(a, other, method=method, angles=3)
         there = ckptdiff.spectrum(a, other, method=method, angles=3, device=device)
         assert_same_spectra(there, here)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("device", ["cpu", "cpu-torch"])
+def test_blocks_change_nothing(device: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matrices are read, widened and multiplied some rows or columns at a time."""
+    if device == "cpu-torch":
+        pytest.importorskip("torch")
+    a = {"tall": weights(120, 50).astype(np.float32), "wide": weights(50, 120)}
+    b = {name: value + np.float32(0.01) for name, value in a.items()}
+    whole = [ckptdiff.spectrum(a, other, method=method, angles=3) for other in (None, b)]
+    monkeypatch.setattr(arithmetic, "_BLOCK", 700)
+    monkeypatch.setattr(run, "_BLOCK", 1100)
+    for other, expected in zip((None, b), whole, strict=True):
+        found = ckptdiff.spectrum(a, other, method=method, angles=3, device=device)
+        assert_same_spectra(found, expected)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "", "cuda:99", "mps"])

@@ -107,7 +107,9 @@ def low_rank(
     if above == len(values) < size:
         return LowRank("above_k", None)
     left = energy - float((values[:above] ** 2).sum())
-    explained = _SLACK * noise + size * floor**2 + 16 * precision * energy
+    # the difference of two sums of squares of such values
+    lost = 4 * max(rows, columns) * precision * energy
+    explained = _SLACK * noise + size * floor**2 + lost
     if left > explained:
         return LowRank("full", None)
     if above == 0:
