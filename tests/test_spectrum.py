@@ -25,7 +25,7 @@ from tests.dtypes import DTYPES, scalars
 from tests.gguf_writers import dequantised, random_blocks, write_gguf
 from tests.samples import tame
 from tests.spectra import Array, matrix, measures, tail_fit, weights
-from tests.writers import tensor, write_file, write_sharded
+from tests.writers import tensor, write_file, write_sharded, write_sparse
 
 SHAPES = ((1, 1), (1, 40), (60, 1), (30, 30), (90, 40), (40, 200), (300, 300))
 
@@ -603,6 +603,31 @@ def test_progress_ends_at_all_bytes() -> None:
     tensors = {f"w.{n}": weights(20, 10, n) for n in range(3)}
     ckptdiff.spectrum(tensors, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1600, 4800), (3200, 4800), (4800, 4800)]
+
+
+def test_a_matrix_that_no_memory_holds_is_one_line(tmp_path: Path) -> None:
+    path = write_sparse(tmp_path / "a.safetensors", {"w": (2**20, 2**20)}, "F8_E5M2")
+    outcome = invoke("spectrum", path)
+    assert_one_line_of_trouble(outcome, "out of memory", "matrix 'w' of 1048576", "4.40 TB")
+
+
+@pytest.mark.parametrize(
+    ("raised", "becomes"),
+    [
+        (MemoryError("Unable to allocate 4 GiB\nmore"), MemoryError),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"), MemoryError),
+        (np.linalg.LinAlgError("did not converge"), ValueError),
+    ],
+)
+def test_what_goes_wrong_in_a_matrix_names_it(
+    raised: Exception, becomes: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(NumpyMatrix, "gram_eigenvalues", fail)
+    with pytest.raises(becomes, match=r"^matrix 'w' of 3 × 3: [^\n]*$"):
+        ckptdiff.spectrum({"w": np.eye(3)})
 
 
 def test_reading_a_broken_tensor_is_one_line(tmp_path: Path) -> None:

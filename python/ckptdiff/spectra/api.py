@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
@@ -12,6 +13,7 @@ from ckptdiff.api import CheckpointLike, refuse_empty_choice
 from ckptdiff.api import open as open_checkpoint
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
+from ckptdiff.render.units import human_bytes
 from ckptdiff.report import NotCompared, not_compared
 from ckptdiff.spectra.arithmetic import MakeMatrix, make_matrix_on
 from ckptdiff.spectra.matrices import EXPERTS, MatrixRef, matrices_of
@@ -176,14 +178,39 @@ def _rows(
     elements = sum(matrix.elements for matrix, _, _ in work.items)
     done = 0
     for matrix, a, b in work.items:
+        where = f"matrix {matrix.name!r} of {matrix.rows} × {matrix.columns}"
+        _refuse_more_than_there_is(where, matrix.elements * (4 if b is None else 8))
         try:
-            yield spectrum_row(matrix, a, b, options, make)
-        except MemoryError as error:
-            message = f"matrix {matrix.name!r} of {matrix.rows} × {matrix.columns}: {error}"
-            raise MemoryError(message) from error
+            row = spectrum_row(matrix, a, b, options, make)
+        except (MemoryError, RuntimeError, ValueError) as error:
+            # those of numpy and those of torch, which is not imported for their names
+            kind = type(error).__name__
+            if isinstance(error, MemoryError) or kind == "OutOfMemoryError":
+                raise MemoryError(f"{where}: {_first_line(error)}") from error
+            if kind == "LinAlgError":
+                raise ValueError(f"{where}: {_first_line(error)}") from error
+            raise
+        yield row
         done += matrix.elements
         if on_progress is not None:
             on_progress(work.bytes * done // elements, work.bytes)
+
+
+def _refuse_more_than_there_is(where: str, needed: int) -> None:
+    """Raise MemoryError for what the machine cannot hold: the system may promise it, and then kill.
+
+    A sparse file can hold a tensor of any size.
+    """
+    try:
+        there_is = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return
+    if needed > there_is:
+        raise MemoryError(f"{where} takes {human_bytes(needed)}, there are {human_bytes(there_is)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0]
 
 
 def _unfit(dtypes: set[str], matrices: list[MatrixRef]) -> str | None:
