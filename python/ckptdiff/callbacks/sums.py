@@ -72,7 +72,7 @@ def chunk_sums(
     difference = weights - held
     rounded, rounded_held = now.to(torch.bfloat16), reference.to(torch.bfloat16)
     differs = rounded != rounded_held
-    square_difference = difference.square().sum()
+    square_difference = torch.dot(difference, difference)
     zero = torch.zeros((), dtype=wide, device=now.device)
     nan = inf = zero
     # The sum is finite only if every element is, and then nothing need be looked for. To ask that
@@ -85,7 +85,7 @@ def chunk_sums(
         finite = torch.isfinite(weights) & torch.isfinite(held)
         difference = torch.where(finite, difference, zero)
         held = torch.where(finite, held, zero)
-        square_difference = difference.square().sum()
+        square_difference = torch.dot(difference, difference)
     kept = None if previous is None else previous.to(wide)
     sums = torch.stack(
         [
@@ -94,9 +94,9 @@ def chunk_sums(
             inf,
             differs.sum().to(wide),
             square_difference,
-            held.square().sum(),
-            zero if kept is None else kept.square().sum(),
-            zero if kept is None else (kept * difference).sum(),
+            torch.dot(held, held),
+            zero if kept is None else torch.dot(kept, kept),
+            zero if kept is None else torch.dot(kept, difference),
         ]
     )
     return sums, difference
