@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+# Before numpy and torch are imported: on a busy machine, threads of BLAS wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.series_oracle import RealSeries, read_run
 from tests.training_run import TrainingRun, train
 
@@ -29,6 +31,8 @@ def training_run(tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 def real_series(training_run: TrainingRun) -> RealSeries:
     """The training run in float64, and the data of the series as numpy has it."""
     return read_run(training_run)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests for a GPU are skipped, with the reason, where there is none."""
     if item.get_closest_marker("gpu") is not None:

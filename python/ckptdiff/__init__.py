@@ -19,6 +19,7 @@ __all__ = [
     "Row",
     "SeriesReport",
     "Span",
+    "SpectrumReport",
     "StatsReport",
     "TensorRef",
     "TrainingPosition",
@@ -29,6 +30,7 @@ __all__ = [
     "position_of",
     "propose_map",
     "series",
+    "spectrum",
     "stats",
 ]
 
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
     from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
     from ckptdiff.series.report import SeriesReport
+    from ckptdiff.spectra.api import spectrum
+    from ckptdiff.spectra.report import SpectrumReport
     from ckptdiff.stats_report import StatsReport
 else:
     # Names are imported when they are asked for (PEP 562): the command line, which is inside this
@@ -66,6 +70,8 @@ else:
         "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
         "series.report": ("SeriesReport",),
+        "spectra.api": ("spectrum",),
+        "spectra.report": ("SpectrumReport",),
         "stats_report": ("StatsReport",),
     }
 

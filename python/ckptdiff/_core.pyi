@@ -4,6 +4,7 @@ Everything here is a plain value or a frozen class. The public API is
 :mod:`ckptdiff.api`; this module converts arguments and delegates.
 """
 
+import builtins  # a property of Manifest is called bytes
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
@@ -196,6 +197,15 @@ class Manifest:
 
         The file of a span in memory is the empty string. A tensor whose elements lie apart in its
         file has no spans.
+        """
+    def values(self, index: int, start: int = 0, stop: int | None = None) -> builtins.bytes:
+        """Elements [start, stop) of a tensor, decoded, as little-endian floats in row-major order.
+
+        They are float32 where that holds every value of the dtype exactly (also for the quantised
+        ones, whose values are defined in it), float64 for F64, C128 and integers of 32 and 64 bits,
+        of which those of 64 are rounded. A complex number gives two floats. How wide a float is
+        thus follows from the length. Quantised and packed dtypes can be cut anywhere.
+        Raises as a diff does for what cannot be read or decoded.
         """
 
 @final

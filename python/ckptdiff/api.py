@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
 
-__all__ = ["CheckpointLike", "diff", "mix", "open", "propose_map", "series", "stats"]
+__all__ = [
+    "CheckpointLike",
+    "diff",
+    "mix",
+    "open",
+    "propose_map",
+    "refuse_empty_choice",
+    "series",
+    "stats",
+]
 
 # A path, an opened checkpoint, or tensors in memory: by name (numpy arrays, torch tensors on any
 # device), or those of a torch module.
@@ -176,7 +185,7 @@ def diff(
     if not force:
         refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
-    _refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
+    refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
     pairing = sides.pairing
     notes = [
         *config_notes,
@@ -256,7 +265,7 @@ def stats(
     if rules != Rules():
         named = apply_rules(checkpoint.names(), rules, ())
     notes = unmatched(rules, named)
-    _refuse_empty_choice((checkpoint, named))
+    refuse_empty_choice((checkpoint, named))
     unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
     if unsupported:
         named = named.without_unsupported(unsupported, len(checkpoint))
@@ -333,7 +342,7 @@ def mix(
     if rules != Rules():
         named = [apply_rules(checkpoint.names(), rules, ()) for checkpoint in checkpoints]
     notes = unmatched(rules, *named)
-    _refuse_empty_choice(*zip(checkpoints, named, strict=True))
+    refuse_empty_choice(*zip(checkpoints, named, strict=True))
     manifests = [checkpoint.manifest for checkpoint in checkpoints]
     names = [of_one.for_core for of_one in named]
     start = time.perf_counter()
@@ -486,7 +495,7 @@ def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef
     return in_b if in_a.dtype in _core.dtype_names() else in_a
 
 
-def _refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
+def refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:
     """Raise where the globs leave no tensor on any side: success on nothing would be a lie."""
     tensors = sum(len(checkpoint) for checkpoint, _ in sides)
     left_out = sum(named.left_out for _, named in sides)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "stats": "Describe every tensor of a checkpoint: extremes, moments, NaN.",
     "series": "Tell how weights moved over the checkpoints of a training run.",
     "mix": "Tell what checkpoint TARGET is made of: a soup, and of which parts.",
+    "spectrum": "Singular values of matrices, or of what changed in them: ranks, tails.",
     "ls": "List names, dtypes, shapes and sizes, from the headers alone.",
     "where": "Tell the training position of checkpoints: stage, step, tokens, learning rate.",
     "demo": "Write two small checkpoints and run the commands on them.",

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use ckptdiff_engine as engine;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::exceptions::{PyIndexError, PyMemoryError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyBytes, PyString, PyTuple};
 
 use crate::derived;
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
 use crate::names::{NamesArgument, names_of};
+use crate::run::watch;
 use crate::spans;
 
 #[pyclass(frozen, module = "ckptdiff._core")]
@@ -242,6 +243,26 @@ impl Manifest {
             tensor.bytes(),
             spans,
         ))
+    }
+
+    #[pyo3(signature = (index, start = 0, stop = None))]
+    fn values<'py>(
+        &self,
+        python: Python<'py>,
+        index: usize,
+        start: u64,
+        stop: Option<u64>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        self.at(index)?;
+        let elements = start..stop.unwrap_or(u64::MAX);
+        let run = engine::ValuesRun::new(&self.inner, index as u32, elements).map_err(exception)?;
+        let length = usize::try_from(run.bytes().map_err(exception)?)
+            .map_err(|_| PyMemoryError::new_err("more values than fit in memory"))?;
+        PyBytes::new_with(python, length, |out| {
+            watch(python, length as u64, None, |control| {
+                run.decode(out, control)
+            })
+        })
     }
 }
 

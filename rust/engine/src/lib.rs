@@ -38,6 +38,7 @@ mod spans;
 mod strided;
 mod table;
 mod transposed;
+mod values;
 
 pub use common::{Common, common};
 pub use derived::{Derivation, DerivedFault, Taken};
@@ -59,3 +60,4 @@ pub use series::{SeriesRun, SeriesSums, series};
 pub use source::{FileSource, MappedReads, Reading, Source, Window};
 pub use spans::{PlacedPart, SpanManifest};
 pub use table::{Cell, Column, DiffTable, StatsTable, Table};
+pub use values::ValuesRun;

@@ -177,7 +177,11 @@ fn stats_each(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>,
         .collect())
 }
 
-fn known_dtype(manifest: &Manifest, index: u32, cast: Option<DType>) -> Result<DType, Error> {
+pub(crate) fn known_dtype(
+    manifest: &Manifest,
+    index: u32,
+    cast: Option<DType>,
+) -> Result<DType, Error> {
     let tensor = manifest.tensor(index as usize);
     let fail = |fault| Error::Tensor {
         path: tensor

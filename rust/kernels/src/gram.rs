@@ -22,12 +22,12 @@ use std::sync::Arc;
 
 use passes::{Load, PIECE, Products, Row, Subtract};
 
+use crate::decoder::Decoder;
 use crate::dtype::DType;
 use crate::level::Level;
 use crate::passes::Range;
 use crate::runs::{Bf16Rows, F16Rows, F32Codes, F64Codes};
 use crate::scaled::{Scaled, exponent_of, scale};
-use crate::values::Decoder;
 
 /// The products of the updates of a run of elements; merging partials of two runs gives that of
 /// both.

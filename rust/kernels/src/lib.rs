@@ -23,6 +23,7 @@
 mod bf16;
 mod cast;
 mod decode;
+mod decoder;
 mod diff;
 mod dtype;
 mod exponents;
@@ -51,6 +52,7 @@ pub use scaled::Scaled;
 pub use stats::{
     Extremes, Powers, StatsKernel, StatsOptions, StatsPartial, StatsParts, StatsSummary,
 };
+pub use values::ValuesKernel;
 
 /// Floats that a pass reduces at once; a multiple of every lane group, small enough for L1.
 pub const BLOCK: usize = 2048;

@@ -2,9 +2,9 @@
 
 use crate::BLOCK;
 use crate::cast::cast;
+use crate::decoder::Decoder;
 use crate::dtype::DType;
 use crate::level::Level;
-use crate::values::Decoder;
 
 /// Averages runs of bytes. Holds a block of scratch, so make one per thread.
 pub struct MeanKernel {

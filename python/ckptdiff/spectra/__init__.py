@@ -1,0 +1,1 @@
+"""Singular values of weight matrices, and what is read from them."""
