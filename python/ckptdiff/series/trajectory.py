@@ -91,10 +91,10 @@ class Trajectory:
         clock = Clock.of(checkpoints)
         squares = squared_distances(level.gram, parents)
         squares[level.finite == 0] = np.nan
-        to_all = np.sqrt(squares)
+        to_all = np.sqrt(squares, out=squares)
         # of the origin, which is node 0
         norm = to_all[:, 0, 1:].T
-        distances = np.ascontiguousarray(to_all[:, 1:, 1:])
+        distances = to_all[:, 1:, 1:]
         update_norm = _update_norms(distances, parents)
         with np.errstate(divide="ignore", invalid="ignore"):
             return cls(
@@ -114,7 +114,7 @@ class Trajectory:
                 changed_share=_column(level, "changed_bf16", parents) / level.numel,
                 sign_flips=_column(level, "sign_flips", parents),
                 distances=distances,
-                diffusion_exponent=_diffusion_exponent(squares[:, 1:, 1:], parents, clock),
+                diffusion_exponent=_diffusion_exponent(distances, parents, clock),
             )
 
 
@@ -310,7 +310,7 @@ def _column(level: SeriesLevel, name: str, parents: Sequence[int]) -> Floats:
     return np.asarray(level.diffs.get(name, missing), dtype=np.float64)
 
 
-def _diffusion_exponent(squares: Floats, parents: Sequence[int], clock: Clock) -> Floats:
+def _diffusion_exponent(distances: Floats, parents: Sequence[int], clock: Clock) -> Floats:
     """The slope of log squared distance over log lag, over the pairs of one branch."""
     earlier: list[int] = []
     later: list[int] = []
@@ -323,7 +323,8 @@ def _diffusion_exponent(squares: Floats, parents: Sequence[int], clock: Clock) -
     lags = clock.position[later] - clock.position[earlier]
     usable = np.flatnonzero(lags > 0)
     log_lags = np.log(lags[usable])
-    log_squares = np.log(squares[:, np.array(earlier, int)[usable], np.array(later, int)[usable]])
+    ends = np.array(earlier, int)[usable], np.array(later, int)[usable]
+    log_squares = 2 * np.log(distances[:, *ends])
     # a row may be at a standstill between some of the pairs: they have no logarithm
     moved = np.isfinite(log_squares)
     counts = moved.sum(axis=1)
