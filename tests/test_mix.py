@@ -281,6 +281,14 @@ def test_no_tensors_at_all_are_no_mismatch() -> None:
     assert report.rows == ()
 
 
+def test_products_that_float64_does_not_hold_give_nan() -> None:
+    huge = {"w": np.array([1e200, 2e200])}
+    report = ckptdiff.mix(huge, [huge, {"w": np.array([1e200, 0])}])
+    assert all(math.isnan(value) for value in report.total.coefficients)
+    assert math.isnan(report.total.rel_residual)
+    assert report.total.mismatches == 2
+
+
 def test_the_gram_matrix_alone_is_enough() -> None:
     random = np.random.default_rng(2)
     p = random.standard_normal((3, 40))

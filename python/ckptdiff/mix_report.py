@@ -306,11 +306,14 @@ def combination(gram: Floats) -> Combination:
 
     ``gram`` (K + 1, K + 1) is of ``p_1, p_2 - p_1, …, p_K - p_1, t - p_1``. Where the parts do not
     determine the coefficients (two of them are the same, say), those are given that are nearest to
-    1/K each. The residual's own rounding is about 1e-8 of ``||t - p_1||``.
+    1/K each; where float64 does not hold a product, all is NaN. The residual's own rounding is
+    about 1e-8 of ``||t - p_1||``.
     """
     import numpy
 
     parts = len(gram) - 1
+    if not numpy.isfinite(gram).all():
+        return Combination((math.nan,) * parts, math.nan, math.nan)
     inner, with_target = gram[:parts, :parts], gram[:parts, parts]
     scale = numpy.sqrt(numpy.diagonal(inner))
     unit = 1 / numpy.where(scale > 0, scale, 1)
