@@ -257,6 +257,17 @@ def test_elements_that_are_not_finite_somewhere_take_no_part() -> None:
     assert np.isnan(got.diffusion_exponent).all()
 
 
+def test_products_that_float64_does_not_hold_are_no_warnings_and_no_numbers() -> None:
+    data = two_weights([1, 1], [2, 1], [1, 3])
+    level = replace(data.total, gram=np.full((1, 3, 3), np.inf))
+    got = Trajectory.of(level, data.checkpoints)
+    assert not np.isfinite(got.distances[0, :2, 2]).any()
+    assert np.isnan(got.cosine_of_updates).all()
+    coordinates, _ = principal_components(level.gram[0], data.parents, 2)
+    assert np.isnan(coordinates).all()
+    assert np.isnan(cosine_of_vectors(level.gram, data.parents, (0, 1), (1, 2))).all()
+
+
 def test_one_checkpoint_is_a_series() -> None:
     data = two_weights([3, 4])
     got = Trajectory.of(data.total, data.checkpoints)

@@ -96,7 +96,7 @@ class Trajectory:
         norm = to_all[:, 0, 1:].T
         distances = to_all[:, 1:, 1:]
         update_norm = _update_norms(distances, parents)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return cls(
                 names=level.names,
                 clock=clock.unit,
@@ -146,8 +146,10 @@ def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:
         node = checkpoint + 1
         parent = parents[checkpoint] + 1
         products = by_pair[checkpoint]
-        with_way = _products_with_ways(products, parent, node, parents)
-        row = squares[parent, :node] + 2 * with_way + products[checkpoint]
+        # a product that float64 does not hold is infinite, and what it takes part in not defined
+        with np.errstate(invalid="ignore", over="ignore"):
+            with_way = _products_with_ways(products, parent, node, parents)
+            row = squares[parent, :node] + 2 * with_way + products[checkpoint]
         squares[node, :node] = row
         squares[:node, node] = row
     np.maximum(squares, 0, out=squares)
@@ -224,9 +226,9 @@ def cosine_of_vectors(
     """
     left = _signs_of_way(parents, *first)
     right = _signs_of_way(parents, *second)
-    norms = _form(gram, left, left) * _form(gram, right, right)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(_form(gram, left, right) / np.sqrt(norms), -1, 1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        norms = np.sqrt(_form(gram, left, left)) * np.sqrt(_form(gram, right, right))
+        return np.asarray(np.clip(_form(gram, left, right) / norms, -1, 1))
 
 
 def _signs_of_way(parents: Sequence[int], start: int, stop: int) -> dict[int, int]:
