@@ -10,7 +10,7 @@ from pathlib import Path
 import ckptdiff
 import numpy as np
 import pytest
-from ckptdiff.mix_report import COLUMNS, combination
+from ckptdiff.mix_report import COLUMNS, combinations
 from numpy.typing import NDArray
 
 from tests.cli import assert_one_line_of_trouble, invoke
@@ -281,13 +281,25 @@ def test_no_tensors_at_all_are_no_mismatch() -> None:
     assert report.rows == ()
 
 
+def test_products_that_float64_does_not_hold_give_nan() -> None:
+    huge = {"w": np.array([1e200, 2e200])}
+    report = ckptdiff.mix(huge, [huge, {"w": np.array([1e200, 0])}])
+    assert all(math.isnan(value) for value in report.total.coefficients)
+    assert math.isnan(report.total.rel_residual)
+    assert report.total.mismatches == 2
+
+
 def test_the_gram_matrix_alone_is_enough() -> None:
     random = np.random.default_rng(2)
     p = random.standard_normal((3, 40))
     t = 0.2 * p[0] + 0.9 * p[1] - 0.1 * p[2] + 0.01 * random.standard_normal(40)
     basis = np.array([p[0], p[1] - p[0], p[2] - p[0], t - p[0]])
-    found = combination(basis @ basis.T)
+    even = np.ones((4, 4)) * [1, 0, 0, 0] * np.array([[1], [0], [0], [0]])
+    found, alone = combinations(np.array([basis @ basis.T, even]))
     coefficients = expected_coefficients(t, list(p))
     assert found.coefficients == pytest.approx(coefficients)
     assert found.residual == pytest.approx(np.linalg.norm(t - p.T @ coefficients))
     assert found.norm == pytest.approx(np.linalg.norm(t))
+    # three times the same part, which the target is
+    assert alone.coefficients == pytest.approx([1 / 3] * 3)
+    assert (alone.residual, alone.norm) == (0, 1)

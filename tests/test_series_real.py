@@ -63,6 +63,18 @@ def test_the_duplicate_and_the_instability(report: SeriesReport) -> None:
     assert sum(event.kind == "stage_boundary" for event in report.events) == 4
 
 
+def test_the_table_marks_what_happened(report: SeriesReport) -> None:
+    """Two of an event's words, and how many more there are."""
+    lines = repr(report).splitlines()
+    spike = SPIKE.partition("-tokens")[0]
+    (line,) = (line for line in lines if line.startswith(f"{spike} "))
+    assert line.endswith("update jump, norm jump +1")
+    copies = [line for line in lines if "! duplicate" in line]
+    assert [line.split()[0] for line in copies] == [
+        label.partition("-tokens")[0] for label in (ORIGINAL, DUPLICATE)
+    ]
+
+
 def test_the_command_with_everything(
     training_run: TrainingRun, report: SeriesReport, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, NamedTuple, Self, overload
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ckptdiff._core import SeriesRun
     from ckptdiff.series.data import Floats
 
-__all__ = ["COLUMNS", "Combination", "MixReport", "MixRow", "NotMixed", "combination"]
+__all__ = ["COLUMNS", "Combination", "MixReport", "MixRow", "NotMixed", "combinations"]
 
 #: The columns of a row that it can be sorted by.
 COLUMNS = (
@@ -124,7 +124,7 @@ class MixReport:
         self._selection = Selection()
         self._all_rows = self._grouped(str)
         self._rows = self._all_rows
-        self._total = self._row("total", range(len(self._names)))
+        self._total = self._rows_of({"total": range(len(self._names))})[0]
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -271,13 +271,24 @@ class MixReport:
         groups: dict[str, list[int]] = {}
         for index, name in enumerate(self._names):
             groups.setdefault(key(name), []).append(index)
-        return tuple(self._row(name, members) for name, members in groups.items())
+        return self._rows_of(groups)
 
-    def _row(self, name: str, members: Sequence[int]) -> MixRow:
+    def _rows_of(self, groups: Mapping[str, Sequence[int]]) -> tuple[MixRow, ...]:
+        """A row for each group, from the sums of its tensors."""
+        import numpy
+
+        size = len(self._parts) + 1
+        gram = numpy.zeros((len(groups), size, size))
+        for number, members in enumerate(groups.values()):
+            gram[number] = self._gram[list(members)].sum(axis=0)
+        return tuple(
+            self._row(name, members, found)
+            for (name, members), found in zip(groups.items(), combinations(gram), strict=True)
+        )
+
+    def _row(self, name: str, members: Sequence[int], found: Combination) -> MixRow:
         numel = sum(self._numel[index] for index in members)
         finite = sum(self._finite[index] for index in members)
-        gram = self._gram[list(members)].sum(axis=0)
-        found = combination(gram)
         if not finite:
             nowhere = (math.nan,) * len(self._parts)
             found = Combination(nowhere, math.nan, math.nan)
@@ -301,39 +312,50 @@ class MixReport:
         return report
 
 
-def combination(gram: Floats) -> Combination:
-    """The least-squares combination of K parts, from inner products.
+def combinations(gram: Floats) -> list[Combination]:
+    """The least-squares combination of K parts for each of R tensors, from inner products.
 
-    ``gram`` (K + 1, K + 1) is of ``p_1, p_2 - p_1, …, p_K - p_1, t - p_1``. Where the parts do not
-    determine the coefficients (two of them are the same, say), those are given that are nearest to
-    1/K each. The residual's own rounding is about 1e-8 of ``||t - p_1||``.
+    ``gram`` (R, K + 1, K + 1) is of ``p_1, p_2 - p_1, …, p_K - p_1, t - p_1``. Where the parts do
+    not determine the coefficients (two of them are the same, say), those are given that are nearest
+    to 1/K each; where float64 does not hold a product, all is NaN. The residual's own rounding is
+    about 1e-8 of ``||t - p_1||``.
     """
     import numpy
 
-    parts = len(gram) - 1
-    inner, with_target = gram[:parts, :parts], gram[:parts, parts]
-    scale = numpy.sqrt(numpy.diagonal(inner))
+    rows, parts = len(gram), gram.shape[1] - 1
+    held = numpy.asarray(numpy.isfinite(gram).all(axis=(1, 2)))
+    gram = numpy.where(held[:, None, None], gram, 0.0)
+    inner, with_target = gram[:, :parts, :parts], gram[:, :parts, parts]
+    scale = numpy.sqrt(numpy.diagonal(inner, axis1=1, axis2=2))
     unit = 1 / numpy.where(scale > 0, scale, 1)
     # of the basis scaled to length 1, in which a part that differs little is as good as any
-    values, vectors = numpy.linalg.eigh(inner * unit[:, None] * unit[None, :])
-    determined = values > _NEGLIGIBLE * max(values.max(), 0.0)
-    projected = vectors[:, determined].T @ (unit * with_target)
-    weights = unit * (vectors[:, determined] @ (projected / values[determined]))
+    values, vectors = numpy.linalg.eigh(inner * unit[:, :, None] * unit[:, None, :])
+    largest = numpy.maximum(values.max(axis=1, keepdims=True), 0)
+    determined = values > _NEGLIGIBLE * largest
+    projected = numpy.einsum("rki,rk->ri", vectors, unit * with_target)
+    solved = numpy.where(determined, projected / numpy.where(determined, values, 1), 0)
+    weights = unit * numpy.einsum("rki,ri->rk", vectors, solved)
     # t = p_1 + sum x_k u_k, and u_k = p_k - p_1 but for u_1 = p_1
     to_parts = numpy.eye(parts)
     to_parts[0, 1:] = -1
-    coefficients = to_parts @ weights
-    coefficients[0] += 1
-    free = to_parts @ (unit[:, None] * vectors[:, ~determined])
-    if free.size:
-        toward_even = numpy.linalg.lstsq(free, 1 / parts - coefficients, rcond=None)[0]
-        coefficients = coefficients + free @ toward_even
-    signed = numpy.append(-weights, 1.0)
-    square = float(signed @ gram @ signed)
-    norm = float(gram[0, 0] + 2 * gram[0, parts] + gram[parts, parts])
-    return Combination(
-        tuple(map(float, coefficients)), math.sqrt(max(square, 0)), math.sqrt(max(norm, 0))
-    )
+    coefficients = numpy.einsum("jk,rk->rj", to_parts, weights)
+    coefficients[:, 0] += 1
+    for row in numpy.flatnonzero(~determined.all(axis=1)):
+        free = to_parts @ (unit[row][:, None] * vectors[row][:, ~determined[row]])
+        toward_even = numpy.linalg.lstsq(free, 1 / parts - coefficients[row], rcond=None)[0]
+        coefficients[row] += free @ toward_even
+    signed = numpy.concatenate([-weights, numpy.ones((rows, 1))], axis=1)
+    squares = numpy.einsum("ri,rij,rj->r", signed, gram, signed)
+    norms = gram[:, 0, 0] + 2 * gram[:, 0, parts] + gram[:, parts, parts]
+    coefficients[~held] = numpy.nan
+    residuals = numpy.where(held, numpy.sqrt(numpy.maximum(squares, 0)), numpy.nan)
+    lengths = numpy.where(held, numpy.sqrt(numpy.maximum(norms, 0)), numpy.nan)
+    return [
+        Combination(tuple(of_parts), residual, norm)
+        for of_parts, residual, norm in zip(
+            coefficients.tolist(), residuals.tolist(), lengths.tolist(), strict=True
+        )
+    ]
 
 
 # What an eigenvalue of a matrix with ones on its diagonal must exceed not to be rounding.

@@ -306,7 +306,7 @@ def _heatmap(
         colours = "cividis"
         lowest, highest = (positive.min(), positive.max()) if positive.size else (0.1, 1.0)
         norm = LogNorm(lowest, highest if highest > lowest else lowest * 10)
-        values = np.where(values > 0, values, np.nan)
+        values = np.where((values > 0) & np.isfinite(values), values, np.nan)
     image = axes.imshow(values, aspect="auto", interpolation="nearest", cmap=colours, norm=norm)
     axes.set_facecolor("#cccccc")
     axes.grid(visible=False)
@@ -366,7 +366,9 @@ def _events(axes: Axes, scene: _Scene, position: Floats, limits: tuple[float, fl
 def _distances(scene: _Scene) -> Figure:
     figure = _figure(7.4, 6.4)
     axes = figure.subplots()
-    image = axes.imshow(scene.total.distances[0], interpolation="nearest", cmap="cividis")
+    distances = scene.total.distances[0]
+    distances = np.where(np.isfinite(distances), distances, np.nan)
+    image = axes.imshow(distances, interpolation="nearest", cmap="cividis")
     axes.grid(visible=False)
     _checkpoint_ticks(axes, scene)
     axes.set_yticks(axes.get_xticks(), [text.get_text() for text in axes.get_xticklabels()])

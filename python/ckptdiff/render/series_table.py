@@ -290,6 +290,10 @@ def _event_text(event: Event) -> str:
     text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
     if event.kind == "stage_boundary":
         text += f" {evidence.pop('stage_before', '?')} → {evidence.pop('stage', '?')}"
+        # the label says which
+        evidence.pop("ingredient", None)
+    if "last_before" in evidence:
+        text += f", after {_evidence_text(evidence.pop('last_before'))}"
     ratio = evidence.pop("ratio", None)
     if isinstance(ratio, (int, float)):
         text += f" ×{ratio:.3g}"

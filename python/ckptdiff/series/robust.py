@@ -99,7 +99,8 @@ class Scores:
 
 
 def robust_scores(measure: Floats, branches: Branches, floor: float) -> Scores:
-    """The score of each value of a measure (N, R); values that are NaN are as good as not there."""
+    """The score of each value of a measure (N, R); what is not finite is as good as not there."""
+    measure = np.where(np.isfinite(measure), measure, np.nan)
     expected = np.full(measure.shape, np.nan)
     residual = np.full(measure.shape, np.nan)
     for index in range(len(measure)):

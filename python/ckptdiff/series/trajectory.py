@@ -91,12 +91,12 @@ class Trajectory:
         clock = Clock.of(checkpoints)
         squares = squared_distances(level.gram, parents)
         squares[level.finite == 0] = np.nan
-        to_all = np.sqrt(squares)
+        to_all = np.sqrt(squares, out=squares)
         # of the origin, which is node 0
         norm = to_all[:, 0, 1:].T
-        distances = np.ascontiguousarray(to_all[:, 1:, 1:])
+        distances = to_all[:, 1:, 1:]
         update_norm = _update_norms(distances, parents)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             return cls(
                 names=level.names,
                 clock=clock.unit,
@@ -114,7 +114,7 @@ class Trajectory:
                 changed_share=_column(level, "changed_bf16", parents) / level.numel,
                 sign_flips=_column(level, "sign_flips", parents),
                 distances=distances,
-                diffusion_exponent=_diffusion_exponent(squares[:, 1:, 1:], parents, clock),
+                diffusion_exponent=_diffusion_exponent(distances, parents, clock),
             )
 
 
@@ -146,8 +146,10 @@ def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:
         node = checkpoint + 1
         parent = parents[checkpoint] + 1
         products = by_pair[checkpoint]
-        with_way = _products_with_ways(products, parent, node, parents)
-        row = squares[parent, :node] + 2 * with_way + products[checkpoint]
+        # a product that float64 does not hold is infinite, and what it takes part in not defined
+        with np.errstate(invalid="ignore", over="ignore"):
+            with_way = _products_with_ways(products, parent, node, parents)
+            row = squares[parent, :node] + 2 * with_way + products[checkpoint]
         squares[node, :node] = row
         squares[:node, node] = row
     np.maximum(squares, 0, out=squares)
@@ -224,9 +226,9 @@ def cosine_of_vectors(
     """
     left = _signs_of_way(parents, *first)
     right = _signs_of_way(parents, *second)
-    norms = _form(gram, left, left) * _form(gram, right, right)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(_form(gram, left, right) / np.sqrt(norms), -1, 1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        norms = np.sqrt(_form(gram, left, left)) * np.sqrt(_form(gram, right, right))
+        return np.asarray(np.clip(_form(gram, left, right) / norms, -1, 1))
 
 
 def _signs_of_way(parents: Sequence[int], start: int, stop: int) -> dict[int, int]:
@@ -310,7 +312,7 @@ def _column(level: SeriesLevel, name: str, parents: Sequence[int]) -> Floats:
     return np.asarray(level.diffs.get(name, missing), dtype=np.float64)
 
 
-def _diffusion_exponent(squares: Floats, parents: Sequence[int], clock: Clock) -> Floats:
+def _diffusion_exponent(distances: Floats, parents: Sequence[int], clock: Clock) -> Floats:
     """The slope of log squared distance over log lag, over the pairs of one branch."""
     earlier: list[int] = []
     later: list[int] = []
@@ -323,7 +325,8 @@ def _diffusion_exponent(squares: Floats, parents: Sequence[int], clock: Clock) -
     lags = clock.position[later] - clock.position[earlier]
     usable = np.flatnonzero(lags > 0)
     log_lags = np.log(lags[usable])
-    log_squares = np.log(squares[:, np.array(earlier, int)[usable], np.array(later, int)[usable]])
+    ends = np.array(earlier, int)[usable], np.array(later, int)[usable]
+    log_squares = 2 * np.log(distances[:, *ends])
     # a row may be at a standstill between some of the pairs: they have no logarithm
     moved = np.isfinite(log_squares)
     counts = moved.sum(axis=1)

@@ -502,6 +502,23 @@ mod tests {
     }
 
     #[test]
+    fn only_what_continues_a_span_becomes_a_part_of_it() {
+        let manifest = counting(&[10], &[]);
+        let part = |first, length| Taken {
+            tensor: 0,
+            first,
+            shape: vec![length],
+            axes: None,
+        };
+        let mut derivation = Derivation::new(&manifest);
+        let parts = [part(0, 2), part(2, 1), part(7, 2), part(1, 1)];
+        derivation.add_parts("y", &[6], &parts).expect("it fits");
+        let derived = derivation.build().expect("one name");
+        assert_eq!(numbers(&derived, 0), [0, 1, 2, 7, 8, 1]);
+        assert_eq!(derived.tensor(0).spans.len(), 3);
+    }
+
+    #[test]
     fn three_axes_in_any_order() {
         let manifest = counting(&[2, 3, 4], &[7]);
         for axes in [[0, 2, 1], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
