@@ -331,7 +331,7 @@ def test_distances_of_all_pairs_without_cancellation(tmp_path: Path) -> None:
         for t in range(s + 1, len(positions)):
             distance = np.sqrt(gram[s + 1 : t + 1, s + 1 : t + 1].sum())
             expected = np.linalg.norm(positions[t] - positions[s])
-            assert distance == pytest.approx(expected, rel=1e-9)
+            assert distance == pytest.approx(expected, rel=1e-9, abs=0)
 
 
 def test_an_element_that_is_not_finite_anywhere_is_left_out_everywhere(tmp_path: Path) -> None:
@@ -390,6 +390,9 @@ def test_names_rename_and_leave_out(tmp_path: Path) -> None:
     assert list(rows_of(run.stats[1])) == ["a"]
     assert run.diffs[1] is not None
     assert list(rows_of(run.diffs[1])) == ["a"]
+    backwards = _core.series(sides[::-1], [["a", "z", None], bytes([0, 0, 1])], [-1, 0])
+    assert (backwards.names, backwards.not_common) == (["a"], [("b", [0]), ("z", [1])])
+    assert list(rows_of(backwards.stats[0])) == ["a"]
 
 
 def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
