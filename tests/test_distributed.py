@@ -12,8 +12,11 @@ import json
 import os
 import pickle
 import shutil
+import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import ckptdiff
 import pytest
@@ -137,6 +140,43 @@ def _torch_reads_olmo_core() -> bool:
     import olmo_core.distributed.checkpoint.filesystem as filesystem
 
     return hasattr(filesystem._StorageInfo, "transform_descriptors")
+
+
+def test_olmo_cores_class_of_places_without_olmo_core(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLMo-core pickles a class of its own for where an item lies, with fewer fields than torch's.
+
+    Here that class is a stand-in of the same name, so that this is tested where the package is not
+    installed.
+    """
+    path = one_process(tmp_path / "a", {"w": torch.arange(3.0)})
+    name = "olmo_core.distributed.checkpoint.filesystem"
+    module = ModuleType(name)
+
+    @dataclass
+    class _StorageInfo:
+        relative_path: str
+        offset: int
+        length: int
+
+    _StorageInfo.__module__, _StorageInfo.__qualname__ = name, "_StorageInfo"
+    module._StorageInfo = _StorageInfo  # type: ignore[attr-defined]
+    for at in range(len(name.split("."))):
+        package = ".".join(name.split(".")[: at + 1])
+        monkeypatch.setitem(
+            sys.modules, package, module if package == name else ModuleType(package)
+        )
+    metadata = pickle.loads((path / ".metadata").read_bytes())
+    metadata.storage_data = {
+        index: _StorageInfo(place.relative_path, place.offset, place.length)
+        for index, place in metadata.storage_data.items()
+    }
+    content = pickle.dumps(metadata, 4)
+    monkeypatch.undo()
+    assert name.encode() in content
+    (path / ".metadata").write_bytes(content)
+    assert_same(path, {"w": torch.arange(3.0)}, tmp_path)
 
 
 def one_process(path: Path, state: dict[str, object]) -> Path:

@@ -449,7 +449,8 @@ def test_the_documented_schema_of_a_diff(pair: tuple[Path, Path]) -> None:
     report = ckptdiff.diff(*pair, **options)
     document = strict(report.to_json() or "")
     assert set(document) == {
-        "schema", "a", "b", "options", "summary", "tensors", "only_in_a", "only_in_b",
+        "schema", "a", "b", "options", "summary", "config", "tensors", "only_in_a",
+        "only_in_b",
         "shape_mismatch",
     }  # fmt: skip
     assert document["schema"] == "ckptdiff.diff/1"

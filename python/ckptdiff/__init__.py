@@ -9,6 +9,7 @@
 from typing import TYPE_CHECKING
 
 __all__ = [
+    "ArchitectureMismatchError",
     "Checkpoint",
     "CheckpointNotFoundError",
     "CheckpointReadError",
@@ -18,9 +19,11 @@ __all__ = [
     "Span",
     "StatsReport",
     "TensorRef",
+    "TrainingPosition",
     "__version__",
     "diff",
     "open",
+    "position_of",
     "propose_map",
     "stats",
 ]
@@ -30,7 +33,13 @@ if TYPE_CHECKING:
     from ckptdiff.api import diff, open, propose_map, stats  # noqa: A004 - reads as ckptdiff.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
-    from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
+    from ckptdiff.errors import (
+        ArchitectureMismatchError,
+        CheckpointNotFoundError,
+        CheckpointReadError,
+        InvalidCheckpointError,
+    )
+    from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
     from ckptdiff.stats_report import StatsReport
 else:
@@ -41,7 +50,13 @@ else:
         "api": ("diff", "open", "propose_map", "stats"),
         "checkpoint": ("Checkpoint", "Span", "TensorRef"),
         "diff_report": ("DiffReport",),
-        "errors": ("CheckpointNotFoundError", "CheckpointReadError", "InvalidCheckpointError"),
+        "errors": (
+            "ArchitectureMismatchError",
+            "CheckpointNotFoundError",
+            "CheckpointReadError",
+            "InvalidCheckpointError",
+        ),
+        "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
         "stats_report": ("StatsReport",),
     }

@@ -13,14 +13,18 @@ __all__ = [
     "InvalidCheckpointError",
     "Manifest",
     "Pairing",
+    "SeriesRun",
     "Table",
     "__version__",
     "cast_dtype_names",
     "diff",
     "diff_column_names",
     "dtype_names",
+    "give_back_freed_memory",
     "io_names",
     "isa_levels",
+    "rounded_mean",
+    "series",
     "stats",
     "stats_column_names",
     "strip_pickle",
@@ -55,6 +59,9 @@ def diff_column_names() -> list[str]:
 def stats_column_names() -> list[str]:
     """The default columns of stats, in order."""
 
+def give_back_freed_memory() -> None:
+    """Give memory that was freed back to the system, where the allocator keeps it."""
+
 def strip_pickle(data: bytes, start: int = 0) -> tuple[bytes, int]:
     """The pickle at ``start`` without frames and memo entries that nothing reads, and its end.
 
@@ -78,7 +85,7 @@ class Manifest:
         tensors: Iterable[tuple[str, str, Sequence[int], Sequence[tuple[int, int, int]]]],
         metadata: Mapping[str, str] | None = None,
         strided: Iterable[tuple[str, str, Sequence[int], int, int, Sequence[int]]] | None = None,
-        deflated: Sequence[tuple[int, int, int, int]] | None = None,
+        deflated: Sequence[tuple[int, int, int, int, int]] | None = None,
         parted: Iterable[
             tuple[
                 str,
@@ -96,8 +103,9 @@ class Manifest:
         elements. Of a dtype that is not known, the tensor is only listed. A tensor whose elements
         lie apart is (name, dtype, shape, index in ``sources``, byte offset, byte strides) in
         ``strided``. That and ``metadata`` are looked at when all of ``tensors`` has been walked.
-        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length) is one
-        more source, numbered behind ``sources``: what the bytes there inflate to. A tensor that
+        Each of ``deflated`` (index in ``sources``, offset, stored length, inflated length, CRC-32)
+        is one more source, numbered behind ``sources``: what the bytes there inflate to, which is
+        held against the CRC where it is read to its end. A tensor that
         is cut along any dimensions is (name, dtype, shape, parts) in ``parted``, and a part is
         (index in ``sources``, byte offset, where it begins in each dimension, its size in each,
         byte strides or None where its elements lie in order); parts are not empty.
@@ -137,6 +145,14 @@ class Manifest:
         Raises ValueError, which names the tensor, where a part is not in its tensor, shapes or
         dtypes do not fit, a packed dtype cannot be cut there, or two tensors have one name.
         """
+    @staticmethod
+    def joined(parts: Sequence[tuple[Manifest, str]]) -> Manifest:
+        """The tensors of several manifests, each with its text before the names.
+
+        The same goes for their metadata. Raises ValueError where two tensors would have one name.
+        """
+    def bytes_read(self, names: Sequence[str | None] | bytes | None = None) -> int:
+        """Bytes that stats of the tensors with a name read: the very same bytes only once."""
     @property
     def elements(self) -> int: ...
     @property
@@ -209,6 +225,9 @@ class Pairing:
     def bytes_a(self) -> int: ...
     @property
     def bytes_b(self) -> int: ...
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of both sides that a diff reads: pairs of the very same bytes count once."""
 
 @final
 class Table:
@@ -223,6 +242,12 @@ class Table:
         """A numeric column as (numpy typestr, little-endian bytes), any other as a list.
 
         ``start`` and ``stop`` choose rows, as a slice does.
+        """
+    def columns(self, names: Sequence[str]) -> list[tuple[str, bytes] | list[str]]:
+        """Several whole columns in one walk over the rows.
+
+        A numeric one is as :meth:`column` gives it, any other is text, empty where it is undefined,
+        and a shape or an index as JSON has it (``[4096, 11008]``).
         """
     def rows(self, start: int, stop: int) -> list[tuple[object, ...]]:
         """Rows [start, stop) in the order of ``column_names``, integers exact."""
@@ -263,3 +288,93 @@ def stats(
     io: str = "auto",
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Table: ...
+
+@final
+class SeriesRun:
+    """What one read of N checkpoints leaves of the T tensors that all of them have.
+
+    With ``u_t = w_t - w_parent(t)``, and ``u_t = w_t`` where t has no parent, ``gram`` holds the
+    inner products of the updates of one tensor, ``<u_i, u_j>``. Rows are tensors, in natural order
+    of their names, in ``names``, ``numel``, ``finite``, ``gram`` and in every table.
+    """
+
+    @property
+    def names(self) -> list[str]:
+        """The T tensors that all checkpoints have: one name, one shape, dtypes that are decoded."""
+    @property
+    def numel(self) -> list[int]:
+        """(T,) elements of each; a complex number is one."""
+    @property
+    def finite(self) -> list[int]:
+        """(T,) elements at which every one of the N checkpoints is finite: those ``gram`` is of."""
+    @property
+    def gram(self) -> bytes:
+        """Little-endian float64 (T, N, N), symmetric: ``G[i, j] = <u_i, u_j>``.
+
+        Elements at which any of the N checkpoints has NaN or Inf (in either part of a complex
+        number) are left out for all pairs, so that G is positive semi-definite up to rounding.
+        Values are decoded exactly, 64-bit integers beyond 2**53 to the nearest float64;
+        differences and sums are float64, with fused multiply-add. No sum overflows or vanishes on
+        its way; one that float64 does not hold in the end is Inf, or 0.
+        """
+    @property
+    def stats(self) -> list[Table]:
+        """(N,) tables of T rows, as :func:`stats` gives them."""
+    @property
+    def diffs(self) -> list[Table | None]:
+        """(N,) tables of T rows, as :func:`diff` of the parent and t gives them; None at a root."""
+    @property
+    def changed_bf16(self) -> list[bytes | None]:
+        """(N,) of little-endian uint64 (T,): elements that differ from the parent's once both are
+        rounded to bf16, to nearest, ties to even; two NaN are equal, as are 0 and -0. None at a
+        root. Of two BF16 tensors this is the ``changed`` of their diff."""
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all N checkpoints that were read."""
+    @property
+    def not_common(self) -> list[tuple[str, list[int]]]:
+        """(name, checkpoints): which of them lack the tensor, or have it in a dtype that is not
+        decoded, or in another shape than most (than the first of those that are as many)."""
+
+def series(
+    manifests: Sequence[Manifest],
+    names: Sequence[Sequence[str | None] | bytes | None],
+    parents: Sequence[int],
+    *,
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Callable[[int, int], object] | None = None,
+) -> SeriesRun:
+    """Read N checkpoints once, and reduce every tensor that all of them have.
+
+    ``names[t]`` says under which names the tensors of ``manifests[t]`` are compared, as for
+    :class:`Pairing`; ``parents[t]`` is the checkpoint before t along its branch, -1 for none, and
+    below t. ``on_progress`` is called with (bytes read, bytes in all).
+
+    Raises ValueError where the three are not of one length, a parent does not come before its
+    child, or two tensors of one checkpoint would have one name.
+    """
+
+def rounded_mean(
+    target: Manifest,
+    parts: Sequence[Manifest],
+    names_target: Sequence[str | None] | bytes | None = None,
+    names_parts: Sequence[Sequence[str | None] | bytes | None] | None = None,
+    *,
+    threads: int = 0,
+    isa: str | None = None,
+    io: str = "auto",
+    on_progress: Callable[[int, int], object] | None = None,
+) -> list[tuple[str, int, int, int]]:
+    """(name, numel, mismatches, max_ulp) of each tensor that the target and all parts have.
+
+    The mean of an element is what averaging in float32 gives: the parts, each rounded to float32,
+    summed in the order given, divided by their count, and rounded to the target's dtype, to
+    nearest, ties to even. ``mismatches`` counts the elements of the target whose value is another
+    (two NaN are equal, as are 0 and -0; of a complex number, either part), ``max_ulp`` is the
+    largest distance in representable steps where both are finite. Names as for :func:`series`.
+
+    Raises ValueError for no parts, and InvalidCheckpointError for a target of a dtype that nothing
+    is rounded to: a quantised one, or of fewer than 8 bits.
+    """

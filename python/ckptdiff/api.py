@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint, TensorRef
-from ckptdiff.coverage import unsupported_notes
-from ckptdiff.diff_report import DiffReport
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.lazy import LazySequence
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, check_threads
 from ckptdiff.pairing import check_map, pair
-from ckptdiff.stats_report import StatsReport
 
 if TYPE_CHECKING:
+    from ckptdiff.diff_report import DiffReport
     from ckptdiff.naming.proposal import Proposal
+    from ckptdiff.stats_report import StatsReport
 
 __all__ = ["CheckpointLike", "diff", "open", "propose_map", "stats"]
 
@@ -88,6 +87,7 @@ def diff(
     key_a: str | None = None,
     key_b: str | None = None,
     optimizer: bool = False,
+    force: bool = False,
 ) -> DiffReport:
     """Compare every tensor of ``a``, the baseline, with the one of the same name in ``b``.
 
@@ -119,14 +119,22 @@ def diff(
         key_a: Which subtree of ``a`` is meant, where its format nests, as for :func:`open`.
         key_b: The same for ``b``.
         optimizer: Include optimizer state.
+        force: Compare the tensors of one name and shape even where the configs beside both say
+            that they are models of different architectures.
 
     Raises:
+        ArchitectureMismatchError: The configs differ in a field that shapes the layers
+            (:data:`ckptdiff.config.SHAPES`); a ValueError.
         ValueError: An option is out of range, two names collide after renaming, a map's file is
             none or does not fit, or the globs leave nothing to compare.
         FileNotFoundError: There is no map file at the path.
         CheckpointNotFoundError, InvalidCheckpointError, CheckpointReadError, TypeError: As
             :func:`open`; also while tensors are read.
     """
+    # not needed to open a checkpoint
+    from ckptdiff.coverage import unsupported_notes
+    from ckptdiff.diff_report import DiffReport
+
     rules = Rules.of(include, exclude, rename)
     options = DiffOptions.checked(
         rules=rules,
@@ -136,16 +144,24 @@ def diff(
         cast=cast,
         thresholds=thresholds,
         histogram=histogram,
+        force=force,
     )
     check_threads(threads)
     check_isa(isa)
     check_io(io)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
+    # not needed to open a checkpoint
+    from ckptdiff.config import compare_configs, refuse_other_architecture
+
+    differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
+    if not force:
+        refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
     _refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
     pairing = sides.pairing
     notes = [
+        *config_notes,
         *sides.notes,
         *unsupported_notes(
             LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
@@ -170,6 +186,7 @@ def diff(
         options=options,
         notes=tuple(notes),
         seconds=time.perf_counter() - start,
+        config_differences=tuple(differences),
     )
 
 
@@ -193,6 +210,9 @@ def stats(
     and errors are those of :func:`diff` and :func:`open`; ``content_hash`` adds a column ``hash``
     that is equal for equal bytes, whatever the sharding.
     """
+    from ckptdiff.coverage import unsupported_notes
+    from ckptdiff.stats_report import StatsReport
+
     rules = Rules.of(include, exclude)
     options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
     check_threads(threads)

@@ -73,6 +73,23 @@ class Checkpoint(Mapping[str, TensorRef]):
         self._tied = dict(tied or {})
         self._notes = tuple(notes)
 
+    def extended(
+        self,
+        *,
+        manifest: Manifest | None = None,
+        notes: Sequence[str] = (),
+        tied: Mapping[str, str] | None = None,
+    ) -> Checkpoint:
+        """The same with more notes and ties, and with a manifest that has more in it."""
+        return Checkpoint(
+            self._manifest if manifest is None else manifest,
+            path=self._path,
+            format=self._format,
+            stored_names=self._stored_names,
+            tied={**self._tied, **(tied or {})},
+            notes=(*self._notes, *notes),
+        )
+
     @property
     def manifest(self) -> Manifest:
         """The core's description of the tensors, which the engine reads from."""
@@ -82,6 +99,17 @@ class Checkpoint(Mapping[str, TensorRef]):
     def path(self) -> str | None:
         """The path as it was given; None for tensors in memory."""
         return self._path
+
+    @property
+    def config_path(self) -> str | None:
+        """The file that has the model's configuration, None where there is none.
+
+        ``config.json`` of Hugging Face and of OLMo-core, or ``config.yaml`` of OLMo's first
+        generation, beside the tensors or, for OLMo-core, in the step's directory.
+        """
+        from ckptdiff.formats.beside import config_path
+
+        return None if self._path is None else config_path(self._path)
 
     @property
     def format(self) -> str:

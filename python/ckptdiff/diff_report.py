@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from ckptdiff._core import Table
 from ckptdiff.checkpoint import Checkpoint, TensorRef
@@ -16,6 +16,9 @@ from ckptdiff.options import DiffOptions
 from ckptdiff.pairing import Sides
 from ckptdiff.report import NotCompared, Report, not_compared
 from ckptdiff.rows import Rows
+
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
 
 __all__ = ["VERDICTS", "DiffReport", "ShapeMismatch"]
 
@@ -45,17 +48,18 @@ class DiffReport(Report):
         options: DiffOptions,
         notes: tuple[str, ...],
         seconds: float,
+        config_differences: tuple[ConfigDifference, ...] = (),
     ) -> None:
-        pairing = sides.pairing
-        super().__init__(table, notes, seconds, pairing.bytes_a + pairing.bytes_b)
+        super().__init__(table, notes, seconds, sides.pairing.bytes_read)
         self._a = sides.a
         self._b = sides.b
-        self._pairing = pairing
+        self._pairing = sides.pairing
         self._named_a = sides.named_a
         self._named_b = sides.named_b
         self._map = sides.map
         self._remarks = sides.remarks
         self._options = options
+        self._config_differences = config_differences
 
     @property
     def a(self) -> Checkpoint:
@@ -71,6 +75,11 @@ class DiffReport(Report):
     def options(self) -> DiffOptions:
         """What the diff was asked for."""
         return self._options
+
+    @property
+    def config_differences(self) -> tuple[ConfigDifference, ...]:
+        """The fields of the configs beside A and B that differ; empty where one has no config."""
+        return self._config_differences
 
     @property
     def map(self) -> str | None:

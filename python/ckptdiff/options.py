@@ -24,6 +24,7 @@ class DiffOptions:
     cast: str | None = None
     thresholds: tuple[float, ...] = ()
     histogram: bool = False
+    force: bool = False
 
     @classmethod
     def checked(
@@ -36,6 +37,7 @@ class DiffOptions:
         cast: str | None,
         thresholds: Iterable[float],
         histogram: bool,
+        force: bool = False,
     ) -> DiffOptions:
         """Options of valid values; raises ValueError that names the first which is not."""
         return cls(
@@ -46,6 +48,7 @@ class DiffOptions:
             cast=_cast(cast),
             thresholds=tuple(dict.fromkeys(_threshold(threshold) for threshold in thresholds)),
             histogram=histogram,
+            force=force,
         )
 
 

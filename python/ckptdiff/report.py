@@ -99,7 +99,7 @@ class Report(ABC):
         be undefined; names, dtypes and verdicts are strings. A shape or an index is the text of a
         JSON list (``[4096, 11008]``), empty where there is none; rows have tuples instead.
         """
-        return {name: self._rows.array(name) for name in self._rows.column_names}
+        return self._rows.arrays()
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -148,8 +148,8 @@ class Rows:
             return memoryview(buffer).cast(_MEMORYVIEW_FORMATS[typestr])  # type: ignore[call-overload, no-any-return]
         return data
 
-    def array(self, column: str) -> numpy.ndarray[Any, Any]:
-        """A column in the order shown, as a one-dimensional numpy array of its own memory.
+    def arrays(self) -> dict[str, numpy.ndarray[Any, Any]]:
+        """Every column in the order shown, each a one-dimensional numpy array of its own memory.
 
         Counts are unsigned 64-bit; measures are float64 with NaN where they are undefined; names,
         dtypes, verdicts, shapes and indices are Python strings in an object array, empty where
@@ -157,10 +157,14 @@ class Rows:
         a 0-d tensor). pandas and polars both take that as a column of text; neither takes tuples as
         anything but opaque objects, and polars takes a column of None for such, too.
         """
+        data = self.table.columns(self.column_names)
+        return {
+            name: self._array(column) for name, column in zip(self.positions, data, strict=True)
+        }
+
+    def _array(self, data: tuple[str, bytes] | list[str]) -> numpy.ndarray[Any, Any]:
         import numpy
 
-        self.check_column(column)
-        data = self.table.column(column)
         if isinstance(data, tuple):
             typestr, buffer = data
             array = numpy.frombuffer(buffer, dtype=typestr)
@@ -169,7 +173,7 @@ class Rows:
             array = numpy.empty(0, dtype=str)
         else:
             array = numpy.empty(len(data), dtype=object)
-            array[:] = [_column_text(item) for item in data]
+            array[:] = data
         if isinstance(self.order, range) and len(self.order) == len(array):
             return array.copy() if isinstance(data, tuple) else array
         return array[numpy.asarray(self.order, dtype=numpy.intp)]
@@ -245,12 +249,6 @@ class Rows:
         """Raise ValueError, with the nearest name, where there is no such column."""
         if column not in self.positions:
             raise ValueError(unknown("column", column, self.positions))
-
-
-def _column_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return str(list(value))
-    return "" if value is None else str(value)
 
 
 def _is_nan(value: object) -> bool:

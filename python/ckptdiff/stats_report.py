@@ -29,8 +29,7 @@ class StatsReport(Report):
         notes: tuple[str, ...],
         seconds: float,
     ) -> None:
-        super().__init__(table, notes, seconds, 0)
-        self._bytes_read = sum(self._all_rows.values("bytes"))
+        super().__init__(table, notes, seconds, a.manifest.bytes_read(named.for_core))
         self._a = a
         self._named = named
         self._options = options
@@ -64,7 +63,7 @@ class StatsReport(Report):
             elements=self._a.elements,
             elements_compared=sum(self._all_rows.values("numel")),
             bytes=self._a.bytes,
-            bytes_compared=self._bytes_read,
+            bytes_compared=sum(self._all_rows.values("bytes")),
         )
 
     @cached_property

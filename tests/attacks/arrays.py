@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from tests.attacks.registry import READING_COMMANDS, attack
@@ -83,6 +84,19 @@ def npz_with_noise_where_a_stream_should_be(folder: Path) -> Path:
     data = bytearray(path.read_bytes())
     data[35:45] = b"\xff" * 10
     path.write_bytes(data)
+    return path
+
+
+@attack("bad.npz", '"w"', "CRC", commands=READING_COMMANDS)
+def npz_of_another_crc(folder: Path) -> Path:
+    """Has a record of the right length and of other values than its CRC was made of."""
+    path = folder / "bad.npz"
+    content = array(described("(2,)"), struct.pack("<2f", 1, 2))
+    other = array(described("(2,)"), struct.pack("<2f", 1, 3))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", content)
+    crcs = (struct.pack("<I", zlib.crc32(one)) for one in (content, other))
+    path.write_bytes(path.read_bytes().replace(*crcs))
     return path
 
 

@@ -70,6 +70,7 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
     multiple=True,
     help="Count elements with |d| > T. Repeatable.",
 )
+@click.option("--force", is_flag=True, help="Compare what can be, though the architectures differ.")
 @click.option("--histogram", is_flag=True, help="Keep a log2 histogram of |d|, and quantiles.")
 @options.choice_options
 @click.option("--only-changed", is_flag=True, help="Only rows in which a value changed.")
@@ -91,6 +92,7 @@ def command(
     rtol: float,
     cast: str | None,
     thresholds: tuple[float, ...],
+    force: bool,
     histogram: bool,
     by: RowsBy,
     sort: str | None,
@@ -134,6 +136,7 @@ def command(
             key_a=key_a,
             key_b=key_b,
             optimizer=optimizer,
+            force=force,
         )
     for note in report.notes:
         if not quiet:

@@ -16,7 +16,7 @@ import click
 
 from ckptdiff.render.escape import escape
 
-__all__ = ["TROUBLE", "Stopped", "exit_status_of", "print_message"]
+__all__ = ["TROUBLE", "Stopped", "exit_status_of", "message_of", "print_message"]
 
 TROUBLE = 2
 INTERRUPTED = 130
@@ -54,7 +54,8 @@ def exit_status_of(run: Callable[[], object]) -> int:
         _print_to_stderr(f"error: out of memory{f': {error}' if str(error) else ''}")
         return TROUBLE
     except (OSError, ValueError) as error:
-        _print_to_stderr(f"error: {_message(error)}")
+        _print_differences(error)
+        _print_to_stderr(f"error: {message_of(error)}")
         return TROUBLE
     except SystemExit:
         raise
@@ -69,11 +70,30 @@ def print_message(text: str) -> None:
     _print_to_stderr(text)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """What went wrong, in a line: for an error of the system the file and the reason."""
+    summary = getattr(error, "summary", None)
+    if summary is not None:
+        # the fields that differ are in the table above
+        return f"{summary}; --force compares what has one name and one shape"
     if isinstance(error, OSError) and error.strerror:
         reason = error.strerror[0].lower() + error.strerror[1:]
         return f"{os.fsdecode(error.filename)}: {reason}" if error.filename else reason
     return str(error) or type(error).__name__
+
+
+def _print_differences(error: BaseException) -> None:
+    """The table of what differs, where that is why a pair was refused."""
+    # the class is not imported to be asked for: most errors are others, before the core is there
+    differences = getattr(error, "differences", None)
+    if differences is None or sys.stderr is None:
+        return
+    from ckptdiff.render.screen import Screen
+    from ckptdiff.render.table import difference_lines
+
+    with suppress(OSError):
+        lines = difference_lines(differences, Screen.of(sys.stderr))
+        sys.stderr.writelines(f"{line}\n" for line in lines)
 
 
 def _usage_message(error: click.ClickException) -> str:

@@ -19,6 +19,7 @@ _COMMANDS = {
     "diff": "Tell what changed from checkpoint A to checkpoint B.",
     "stats": "Describe every tensor of a checkpoint: extremes, moments, NaN.",
     "ls": "List names, dtypes, shapes and sizes, from the headers alone.",
+    "where": "Tell the training position of checkpoints: stage, step, tokens, learning rate.",
     "demo": "Write two small checkpoints and run the commands on them.",
 }
 

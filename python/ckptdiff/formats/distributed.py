@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 from ckptdiff._core import Manifest
@@ -35,7 +36,7 @@ from ckptdiff.formats.inert import (
 from ckptdiff.formats.nested import is_training_state_key, plain_text
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.torch import view_of
-from ckptdiff.formats.torch_file import read_torch_item
+from ckptdiff.formats.torch_file import TorchItems
 
 __all__ = ["can_open", "open_checkpoint"]
 
@@ -115,6 +116,7 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     layout = _Layout(directory)
     for file in _metadata_files(directory):
         layout.read(os.path.join(directory, file))
+    layout.check_places()
     selected, left_out = layout.select(options)
     with _Items(directory) as items:
         collected = _Collected(directory, layout, items)
@@ -215,6 +217,23 @@ class _Layout:
                 self.plain.append(key)
                 continue
             self.tensors.setdefault(key, []).append(self._tensor(key, value))
+
+    def check_places(self) -> None:
+        """Refuse items that have bytes in common: reading them all could take no end of time."""
+        by_file: dict[str, list[str]] = {}
+        for label, place in self._places.items():
+            by_file.setdefault(place.file, []).append(label)
+        for file, labels in by_file.items():
+            labels.sort(key=lambda label: self._places[label].offset)
+            for before, label in pairwise(labels):
+                end = self._places[before].offset + self._places[before].length
+                if self._places[label].offset < end:
+                    first, second = (text.partition("\0")[0] for text in (before, label))
+                    raise self._broken(
+                        second,
+                        f"has the item at {self._places[label].offset} of {file}, where that of "
+                        f"{first[:200]!r} reaches to {end}",
+                    )
 
     def place(self, key: str, origin: Sizes | None) -> _Place | None:
         return self._places.get(f"{key}\0{origin}")
@@ -381,6 +400,7 @@ class _Collected:
         self._directory = directory
         self._layout = layout
         self._items = items
+        self._torch_items = TorchItems()
         self._used: set[str] = set()
         self.strided: list[Strided] = []
         self.parted: list[Parted] = []
@@ -463,7 +483,7 @@ class _Collected:
         source = self._items.source(place.file)
         path = self._items.paths[source]
         file = self._items.file(place.file)
-        value = read_torch_item(file, path, place.offset, place.length)
+        value = self._torch_items.read(file, path, place.offset, place.length)
         if not isinstance(value, StoredTensor):
             return None, getattr(value, "what", "no tensor")
         view = view_of(value, path, key)
@@ -491,9 +511,10 @@ class _Collected:
         try:
             path = self._items.paths[self._items.source(place.file)]
             file = self._items.file(place.file)
-            text = plain_text(read_torch_item(file, path, place.offset, place.length))
+            value = self._torch_items.read(file, path, place.offset, place.length)
         except InvalidCheckpointError:
             return
+        text = plain_text(value)
         if text is not None:
             self.metadata[key] = text
 

@@ -15,17 +15,23 @@ pickle, which an honest one stays far below.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.inert import DType, IdentityKey, InertObject, StoredTensor, UnsupportedTensor
-from ckptdiff.formats.optimizer import Holder, is_optimizer_state, parameter_names
+from ckptdiff.formats.optimizer import (
+    Holder,
+    Parameters,
+    is_optimizer_state,
+    parameter_names,
+    parameters_of,
+)
 from ckptdiff.formats.options import OpenOptions
 
-__all__ = ["Flattened", "Tensor", "flatten", "is_training_state_key", "plain_text"]
+__all__ = ["Flattened", "Tensor", "flatten", "is_training_state_key", "models_in", "plain_text"]
 
 Tensor: TypeAlias = StoredTensor | UnsupportedTensor
 
@@ -70,16 +76,18 @@ def flatten(
     options: OpenOptions,
     pickle_bytes: int,
     shape_of: Callable[[StoredTensor], tuple[int, ...] | None],
+    models: Sequence[Parameters] = (),
 ) -> Flattened:
     """Flatten what a pickle of ``pickle_bytes`` stands for.
 
     ``shape_of`` gives the shape of a tensor, or None for one that breaks its format; it serves to
-    tell which parameter an optimizer's state belongs to.
+    tell which parameter an optimizer's state belongs to, beside ``models``, the weights of other
+    files that it may be of.
 
     Raises ValueError for a key that is not there, InvalidCheckpointError for values nested or used
     over and over beyond all measure.
     """
-    walk = _Walk(source, pickle_bytes, shape_of)
+    walk = _Walk(source, pickle_bytes, shape_of, models)
     name = ""
     if options.key is not None:
         name, value = _select(value, options.key, source)
@@ -102,6 +110,19 @@ def flatten(
     return weights
 
 
+def models_in(
+    value: object,
+    *,
+    source: str,
+    pickle_bytes: int,
+    shape_of: Callable[[StoredTensor], tuple[int, ...] | None],
+) -> list[Parameters]:
+    """The weights of each dictionary that holds some, in the order that the file has them in."""
+    walk = _Walk(source, pickle_bytes, shape_of, ())
+    walk.visit(value, "", 0)
+    return walk.models()
+
+
 class _Postponed(NamedTuple):
     """A part that is the state of training, to be looked at when all weights are known."""
 
@@ -118,12 +139,14 @@ class _Walk:
         source: str,
         pickle_bytes: int,
         shape_of: Callable[[StoredTensor], tuple[int, ...] | None],
+        models: Sequence[Parameters],
     ) -> None:
         self.found = Flattened()
         self._source = source
         self._shape_of = shape_of
         self._entries = 2 * pickle_bytes + _FREE_ENTRIES
         self._characters = 4 * pickle_bytes + _FREE_CHARACTERS
+        self._models = models
         # dictionaries that hold tensors, in which an optimizer's parameters may be found
         self._holders: list[Holder] = []
         # None where nothing is postponed any more
@@ -134,6 +157,11 @@ class _Walk:
         postponed = self._postponed or []
         self._postponed = None
         return postponed
+
+    def models(self) -> list[Parameters]:
+        """The parameters in each dictionary of weights that was found."""
+        found = (parameters_of(holder, self._shape_of) for holder in self._holders)
+        return [parameters for parameters in found if parameters]
 
     def visit_postponed(self, parts: list[_Postponed]) -> None:
         for part in parts:
@@ -163,7 +191,7 @@ class _Walk:
             self._holders.append(value)
 
     def _visit_optimizer(self, value: dict[object, object], prefix: str, depth: int) -> None:
-        names = parameter_names(value, self._holders, self._shape_of)
+        names = parameter_names(value, [*self.models(), *self._models], self._shape_of)
         for key, item in self._spend(_entries_of(value)):
             name = self._name(prefix, key)
             if key != "state":

@@ -23,7 +23,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import first_bytes, some_of
-from ckptdiff.formats.zip import DEFLATED, STORED, Archive, begins_as_zip
+from ckptdiff.formats.zip import DEFLATED, STORED, Archive, Record, begins_as_zip
 
 __all__ = ["can_open", "open_checkpoint"]
 
@@ -132,7 +132,7 @@ def _read_archive(file: BinaryIO, collected: _Collected) -> int:
             start = os.pread(file.fileno(), min(_FIRST_READ, record.size), record.offset)
             collected.add(name, start, file, record.offset, record.size)
         elif record.method == DEFLATED:
-            collected.add_deflated(name, file, record.offset, record.stored_size, record.size)
+            collected.add_deflated(name, file, record)
         else:
             raise collected.broken(name, f"is compressed by method {record.method}, not deflated")
     return others
@@ -153,7 +153,7 @@ class _Collected:
         self.path = path
         self.plain: list[tuple[str, str, tuple[int, ...], tuple[tuple[int, int, int], ...]]] = []
         self.strided: list[tuple[str, str, tuple[int, ...], int, int, tuple[int, ...]]] = []
-        self.deflated: list[tuple[int, int, int, int]] = []
+        self.deflated: list[tuple[int, int, int, int, int]] = []
         # A deflated header can be a hundred times as long as what it takes in the file.
         self._header_text = 2 * os.path.getsize(path) + _FREE_HEADER_TEXT
 
@@ -164,15 +164,14 @@ class _Collected:
             start = os.pread(file.fileno(), min(length, size), offset)
         self._add(name, self._header(name, start[:length], length), 0, offset, size)
 
-    def add_deflated(
-        self, name: str, file: BinaryIO, offset: int, stored_size: int, size: int
-    ) -> None:
-        """Add an array that is deflated, to ``stored_size`` bytes."""
+    def add_deflated(self, name: str, file: BinaryIO, record: Record) -> None:
+        """Add an array that is deflated."""
+        offset, stored_size, size = record.offset, record.stored_size, record.size
         start = self._inflated(name, file, offset, stored_size, _PRELUDE_BYTES)
         length = self._header_end(name, start)
         start = self._inflated(name, file, offset, stored_size, length)
         header = self._header(name, start, length)
-        self.deflated.append((0, offset, stored_size, size))
+        self.deflated.append((0, offset, stored_size, size, record.crc))
         self._add(name, header, len(self.deflated), 0, size)
 
     def broken(self, name: str, why: str) -> InvalidCheckpointError:

@@ -16,7 +16,6 @@ from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats import safetensors
-from ckptdiff.formats.inert import unpickle
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import first_bytes
 
@@ -93,6 +92,9 @@ def _decoded(encoded: str, path: str) -> tuple[str, bool]:
         raise InvalidCheckpointError(
             f"{path}: tensor {encoded[:200]!r} has a name that is no base64"
         ) from None
+    # most files that begin as these do are plain safetensors, and need no pickles
+    from ckptdiff.formats.inert import unpickle
+
     value = unpickle(data, source=path, known={}).value
     if isinstance(value, tuple) and len(value) == 2:
         keys, is_pickled = value

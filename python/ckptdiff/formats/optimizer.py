@@ -3,20 +3,25 @@
 torch keeps an optimizer's state by number: ``state[17]["exp_avg"]`` is of the seventeenth of the
 parameters that ``param_groups`` counts through. Their names are in ``param_groups`` where the
 optimizer was made with named parameters (``param_names``). Otherwise the order tells, where it can
-tell only one thing: the optimizer has a single group, and the checkpoint holds one list of weights
-as long, with the same shapes in the same order. (``torch.optim.AdamW(model.parameters())`` beside
-``model.state_dict()`` is that case. Two groups, one with weight decay and one without, are not:
-which layer's weight is meant could only be guessed.) Where it cannot be told, numbers stay numbers.
+tell only one thing.
+
+With a single group (``torch.optim.AdamW(model.parameters())``) that is so where the checkpoint
+holds one list of weights as long, with the same shapes in the same order. With several groups, as
+transformers' trainer and many others make them (weights that decay, then biases and norms that do
+not), each group keeps the order of the model, so that the list of weights is the groups' shapes,
+merged like two decks of cards. Names are taken where there is one such merge and no other, and
+where the weights sorted by name, as some trainers have them, do not fit as well. Where it cannot be
+told, numbers stay numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from ckptdiff.formats.inert import DType, Storage, StoredTensor
 
-__all__ = ["Holder", "is_optimizer_state", "parameter_names"]
+__all__ = ["Holder", "Parameters", "is_optimizer_state", "parameter_names", "parameters_of"]
 
 # A dictionary that holds tensors, and perhaps more.
 Holder: TypeAlias = dict[object, object]
@@ -24,9 +29,15 @@ Holder: TypeAlias = dict[object, object]
 Shape: TypeAlias = tuple[int, ...]
 ShapeOf: TypeAlias = Callable[[StoredTensor], Shape | None]
 
+# The parameters of a model in its own order. None is the shape of a broken tensor.
+Parameters: TypeAlias = list[tuple[str, Shape | None]]
+
 # Entries of a state_dict that are no parameters, though they are floats.
 _BUFFERS = ("running_mean", "running_var", "inv_freq", "original_inv_freq")
 _NO_PARAMETERS = ("int", "uint", "bool")
+
+# Ways to merge groups that are followed at once. More than a few mean that shapes do not tell.
+_MERGES_AT_MOST = 64
 
 
 def is_optimizer_state(value: object) -> bool:
@@ -38,13 +49,40 @@ def is_optimizer_state(value: object) -> bool:
     )
 
 
+def parameters_of(holder: Holder, shape_of: ShapeOf) -> Parameters:
+    """What of a dictionary of weights is a parameter, as far as that can be told.
+
+    Buffers are left out, and a tied weight counts once, as ``named_parameters()`` has it.
+    """
+    parameters: Parameters = []
+    seen: set[tuple[str, object, Shape | None]] = set()
+    for key, tensor in holder.items():
+        if not isinstance(tensor, StoredTensor):
+            continue
+        storage = tensor.storage
+        if not isinstance(key, str) or not isinstance(storage, Storage):
+            return []
+        dtype = tensor.dtype if isinstance(tensor.dtype, DType) else storage.kind.dtype
+        if dtype is None or dtype.name.startswith(_NO_PARAMETERS):
+            continue
+        if key.rpartition(".")[2] in _BUFFERS:
+            continue
+        shape = shape_of(tensor)
+        offset = tensor.offset if isinstance(tensor.offset, int) else None
+        if (storage.key, offset, shape) in seen and shape is not None and 0 not in shape:
+            continue
+        seen.add((storage.key, offset, shape))
+        parameters.append((key, shape))
+    return parameters
+
+
 def parameter_names(
-    optimizer: dict[object, object], holders: list[Holder], shape_of: ShapeOf
+    optimizer: dict[object, object], models: Iterable[Parameters], shape_of: ShapeOf
 ) -> dict[object, str]:
     """The name of each key of ``optimizer["state"]``, as far as it is certain.
 
-    ``holders`` are the dictionaries of weights of the same checkpoint, ``shape_of`` gives the shape
-    of a tensor, or None for a broken one.
+    ``models`` are the weights that the state may be of, ``shape_of`` gives the shape of a tensor,
+    or None for a broken one.
     """
     groups = optimizer["param_groups"]
     state = optimizer["state"]
@@ -62,37 +100,90 @@ def parameter_names(
     if named:
         # two numbers of one name would make two tensors of one name
         return named if len(set(named.values())) == len(named) else {}
-    return _names_by_order(groups, state, holders, shape_of)
+    return _names_by_order(groups, state, models, shape_of)
 
 
 def _names_by_order(
     groups: list[object] | tuple[object, ...],
     state: dict[object, object],
-    holders: list[Holder],
+    models: Iterable[Parameters],
     shape_of: ShapeOf,
 ) -> dict[object, str]:
-    if len(groups) != 1 or not isinstance(groups[0], dict):
+    shapes_of_groups: list[list[Shape | None]] = []
+    count = 0
+    for group in groups:
+        numbers = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(numbers, list) or numbers != list(range(count, count + len(numbers))):
+            return {}
+        count += len(numbers)
+        shapes: list[Shape | None] = []
+        for number in numbers:
+            held = state.get(number)
+            shape = None
+            if held is not None:
+                shape = _parameter_shape(held, shape_of)
+                if shape is None:
+                    return {}
+            shapes.append(shape)
+        # an empty group takes no part
+        if shapes:
+            shapes_of_groups.append(shapes)
+    if not shapes_of_groups:
         return {}
-    numbers = groups[0].get("params")
-    if not isinstance(numbers, list) or numbers != list(range(len(numbers))):
-        return {}
-    shapes: list[Shape | None] = []
-    for number in numbers:
-        held = state.get(number)
-        shape = None
-        if held is not None:
-            shape = _parameter_shape(held, shape_of)
-            if shape is None:
+    candidates: set[tuple[str, ...]] = set()
+    for parameters in models:
+        if len(parameters) != count:
+            continue
+        orders = [parameters]
+        if len(shapes_of_groups) > 1:
+            orders.append(sorted(parameters, key=lambda parameter: parameter[0]))
+        for order in orders:
+            merges = _merges(order, shapes_of_groups)
+            if merges is None:
                 return {}
-        shapes.append(shape)
-    candidates = {
-        names
-        for holder in holders
-        if (names := _matching_names(holder, shapes, shape_of)) is not None
-    }
+            candidates.update(merges)
     if len(candidates) != 1:
         return {}
-    return dict(zip(numbers, candidates.pop(), strict=True))
+    return dict(enumerate(candidates.pop()))
+
+
+def _merges(
+    parameters: Parameters, groups: list[list[Shape | None]]
+) -> list[tuple[str, ...]] | None:
+    """The names by number where the parameters are the groups merged, in each a run of its own.
+
+    Empty where there is no such merge, None where there are several, or too many to follow.
+    """
+    # How many of each group have been used -> the group that the last parameter is in, and how
+    # many ways there are, of which more than one are two.
+    states: dict[tuple[int, ...], int] = {(0,) * len(groups): 1}
+    steps: list[dict[tuple[int, ...], int]] = []
+    for _, shape in parameters:
+        following: dict[tuple[int, ...], int] = {}
+        came_from: dict[tuple[int, ...], int] = {}
+        for used, ways in states.items():
+            for group, shapes in enumerate(groups):
+                at = used[group]
+                if at == len(shapes) or (shapes[at] is not None and shapes[at] != shape):
+                    continue
+                after = (*used[:group], at + 1, *used[group + 1 :])
+                following[after] = min(2, following.get(after, 0) + ways)
+                came_from[after] = group
+        if not following:
+            return []
+        if len(following) > _MERGES_AT_MOST:
+            return None
+        steps.append(came_from)
+        states = following
+    ((used, ways),) = states.items()
+    if ways > 1:
+        return None
+    names: list[list[str]] = [[] for _ in groups]
+    for (name, _), came_from in zip(reversed(parameters), reversed(steps), strict=True):
+        group = came_from[used]
+        names[group].append(name)
+        used = (*used[:group], used[group] - 1, *used[group + 1 :])
+    return [tuple(name for group in names for name in reversed(group))]
 
 
 def _parameter_shape(held: object, shape_of: ShapeOf) -> Shape | None:
@@ -105,35 +196,3 @@ def _parameter_shape(held: object, shape_of: ShapeOf) -> Shape | None:
         if isinstance(value, StoredTensor) and key != "step"
     }
     return shapes.pop() if len(shapes) == 1 else None
-
-
-def _matching_names(
-    holder: Holder, shapes: list[Shape | None], shape_of: ShapeOf
-) -> tuple[str, ...] | None:
-    """The names of the parameters among these weights, if they have those shapes in that order."""
-    if len(holder) < len(shapes):
-        return None
-    names: list[str] = []
-    seen: set[tuple[str, object, Shape | None]] = set()
-    for key, tensor in holder.items():
-        if not isinstance(tensor, StoredTensor):
-            continue
-        storage = tensor.storage
-        if not isinstance(key, str) or not isinstance(storage, Storage):
-            return None
-        dtype = tensor.dtype if isinstance(tensor.dtype, DType) else storage.kind.dtype
-        if dtype is None or dtype.name.startswith(_NO_PARAMETERS):
-            continue
-        if key.rpartition(".")[2] in _BUFFERS:
-            continue
-        shape = shape_of(tensor)
-        offset = tensor.offset if isinstance(tensor.offset, int) else None
-        if (storage.key, offset, shape) in seen and shape is not None and 0 not in shape:
-            # a tied weight is one parameter
-            continue
-        seen.add((storage.key, offset, shape))
-        position = len(names)
-        if position >= len(shapes) or shapes[position] not in (None, shape):
-            return None
-        names.append(key)
-    return tuple(names) if len(names) == len(shapes) else None

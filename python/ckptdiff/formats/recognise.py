@@ -1,34 +1,71 @@
 """Looks at paths: the first bytes, the Hub's folders, what there is where no checkpoint is.
 
-Nothing is opened as a checkpoint here. The first bytes and the file names tell a torch ``.bin``
-from an HDF5 file well enough for a sentence like "an HDF5 file, which is not supported yet".
+Nothing is opened as a checkpoint here. The first bytes and the file names tell which formats to
+ask, and a torch ``.bin`` from an HDF5 file well enough for a sentence like "an HDF5 file, which is
+not supported".
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-__all__ = ["first_bytes", "hub_snapshot", "some_of", "why_not"]
+__all__ = ["Look", "first_bytes", "hub_snapshot", "look_at", "some_of", "why_not"]
 
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a zip archive, but not of torch"),
+    (b"PK\x03\x04", "a zip archive, but neither of torch nor of NumPy"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x80\x02", "a Python pickle, but not of torch"),
     (b"\x80\x04", "a Python pickle, but not of torch"),
     (b"version https://git-lfs", "a Git LFS pointer: get the weights (git lfs pull)"),
 )
 
-# File names that mark a checkpoint which this version cannot read.
-_OTHER_FORMATS: tuple[tuple[str, str], ...] = (
-    (".distcp", "torch distributed checkpoint"),  # one without its .metadata
-    (".npy", "NumPy"),  # one array each; a file is opened, a folder of them is not
-    (".h5", "HDF5"),
-    (".msgpack", "Flax"),
-    (".ckpt", "torch or TensorFlow"),
+# Ends of file names, and why such a file makes no checkpoint of its directory.
+_NO_CHECKPOINTS: tuple[tuple[str, str], ...] = (
+    (".distcp", "shards of a torch distributed checkpoint, whose .metadata is missing"),
+    (".npy", "a NumPy array, which is opened as a file; a directory of them is not"),
+    (".h5", "HDF5 files are not supported"),
+    (".hdf5", "HDF5 files are not supported"),
+    (".msgpack", "Flax files are not supported"),
+    (".ckpt.index", "TensorFlow files are not supported"),
+    (".onnx", "ONNX files are not supported"),
 )
 
 _NAMED_AT_MOST = 3
+_LOOKED_AT_BYTES = 4096
+# A length comes before the header of safetensors.
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a path looks like: a file's first bytes and its name, or the names in a directory."""
+
+    start: bytes
+    names: tuple[str, ...]
+
+    def begins_with(self, starts: tuple[bytes, ...]) -> bool:
+        """Whether a file begins so, at once, behind white space or behind a length."""
+        start = self.start
+        return (
+            start.startswith(starts)
+            or start.startswith(starts, _LENGTH_BYTES)
+            or start.lstrip().startswith(starts)
+        )
+
+    def has_name(self, ends: tuple[str, ...]) -> bool:
+        """Whether the file, or something in the directory, has a name that ends so."""
+        return any(name.endswith(ends) for name in self.names)
+
+
+def look_at(path: str) -> Look:
+    """Look at a path once. Raises OSError where it cannot be read."""
+    if os.path.isdir(path):
+        return Look(b"", tuple(os.listdir(hub_snapshot(path) or path)))
+    start = first_bytes(path, _LOOKED_AT_BYTES) if os.path.isfile(path) else b""
+    return Look(start, (os.path.basename(path),))
 
 
 def first_bytes(path: str, count: int) -> bytes:
@@ -64,10 +101,11 @@ def some_of(names: list[str]) -> str:
     return ", ".join(names[:_NAMED_AT_MOST]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def why_not(path: str) -> str:
-    """One line on why there is no checkpoint at ``path``, which exists."""
+def why_not(path: str, formats: Sequence[str]) -> str:
+    """One line on why there is no checkpoint of these formats at ``path``, which exists."""
+    known = f"{', '.join(formats[:-1])} and {formats[-1]}"
     if os.path.isdir(path):
-        return _why_not_directory(path)
+        return _why_not_directory(path, known)
     if not os.path.isfile(path):
         return f"{path}: neither a regular file nor a directory"
     start = first_bytes(path, 32)
@@ -77,28 +115,23 @@ def why_not(path: str) -> str:
         if start.startswith(signature):
             if "pointer" in description:
                 return f"{path}: {description}"
-            return f"{path}: {description}, which is not supported yet; safetensors and torch are"
+            return f"{path}: {description}, which is not supported; {known} are"
     if start.lstrip().startswith(b"{"):
         return f"{path}: a JSON file, but not a *.safetensors.index.json with a weight_map"
-    return f"{path}: not a checkpoint of a known format (safetensors and torch begin otherwise)"
+    return f"{path}: not a checkpoint of a known format ({known} begin otherwise)"
 
 
-def _why_not_directory(path: str) -> str:
-    looked_for = "looked for safetensors and torch files and their indexes"
+def _why_not_directory(path: str, known: str) -> str:
+    looked_for = f"looked for {known}"
     entries = sorted(os.listdir(path))
     if not entries:
         return f"{path}: no checkpoint in this directory ({looked_for}; it is empty)"
-    unsupported = [
-        (entry, kind)
-        for entry in entries
-        for suffix, kind in _OTHER_FORMATS
-        if entry.endswith(suffix)
-    ]
-    if unsupported:
-        entry, kind = unsupported[0]
-        found = f"found {entry}: {kind} files are not supported yet"
-    else:
-        found = f"found {_listing(path, entries)}"
+    for entry in entries:
+        for suffix, why in _NO_CHECKPOINTS:
+            if entry.endswith(suffix):
+                found = f"found {entry}: {why}"
+                return f"{path}: no checkpoint in this directory ({looked_for}; {found})"
+    found = f"found {_listing(path, entries)}"
     return f"{path}: no checkpoint in this directory ({looked_for}; {found})"
 
 

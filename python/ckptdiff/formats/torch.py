@@ -20,12 +20,13 @@ from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
 from ckptdiff.formats.inert import DType, Storage, StoredTensor, UnsupportedTensor
-from ckptdiff.formats.nested import Tensor, flatten
+from ckptdiff.formats.nested import Tensor, flatten, models_in
+from ckptdiff.formats.optimizer import Parameters
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
 from ckptdiff.formats.torch_file import is_torch_file, read_torch_file
 
-__all__ = ["View", "can_open", "open_checkpoint", "view_of"]
+__all__ = ["View", "can_open", "models_of", "open_checkpoint", "open_optimizer", "view_of"]
 
 _INDEX_SUFFIX = ".bin.index.json"
 _USUAL_INDEX = "pytorch_model.bin.index.json"
@@ -86,7 +87,37 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
         shards = list(_shards(file))
     else:
         shards = [_Shard(file, None)]
-    collected = _Collected([shard.path for shard in shards], options)
+    return _opened(path, file, shards, options, ())
+
+
+def open_optimizer(path: str, models: Sequence[Parameters]) -> Checkpoint:
+    """Open the file of an optimizer's state, which may be of the weights of one of ``models``.
+
+    Raises what :func:`open_checkpoint` does.
+    """
+    return _opened(path, path, [_Shard(path, None)], OpenOptions(optimizer=True), models)
+
+
+def models_of(path: str) -> list[Parameters]:
+    """The weights at ``path`` in the order of the model; none where there are several shards."""
+    file = _file_to_read(path)
+    if file.endswith(_INDEX_SUFFIX):
+        # A tensor that is large has a shard of its own, out of its turn.
+        return []
+    held = read_torch_file(file)
+    return models_in(
+        held.value, source=file, pickle_bytes=held.pickle_bytes, shape_of=_shape_or_none
+    )
+
+
+def _opened(
+    path: str,
+    file: str,
+    shards: Sequence[_Shard],
+    options: OpenOptions,
+    models: Sequence[Parameters],
+) -> Checkpoint:
+    collected = _Collected([shard.path for shard in shards], options, models)
     # The core walks over the tensors and keeps what it needs of each. What is found on the way,
     # it takes when it has all.
     manifest = Manifest.from_spans(
@@ -118,9 +149,12 @@ class _Shard(NamedTuple):
 class _Collected:
     """What goes into a manifest, from one file or several."""
 
-    def __init__(self, sources: list[str], options: OpenOptions) -> None:
+    def __init__(
+        self, sources: list[str], options: OpenOptions, models: Sequence[Parameters]
+    ) -> None:
         self.sources = sources
         self.options = options
+        self.models = models
         self.strided: list[Strided] = []
         self.metadata: dict[str, str] = {}
         self.tied: dict[str, str] = {}
@@ -138,6 +172,7 @@ class _Collected:
             options=options,
             pickle_bytes=file.pickle_bytes,
             shape_of=_shape_or_none,
+            models=self.models,
         )
         del file
         self.metadata |= flattened.metadata

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import BinaryIO, NamedTuple
 
+from ckptdiff._core import give_back_freed_memory
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.inert import (
     PLAIN,
@@ -23,13 +24,14 @@ from ckptdiff.formats.inert import (
     PickleCutOffError,
     Storage,
     StorageType,
+    StoredTensor,
     Unpickled,
     sharing_shapes,
     unpickle,
 )
 from ckptdiff.formats.zip import Archive, Record, begins_as_zip
 
-__all__ = ["TorchFile", "is_torch_file", "read_torch_file", "read_torch_item"]
+__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
@@ -42,6 +44,8 @@ _PICKLE_BYTES_AT_MOST = 1 << 29
 # An item of a distributed checkpoint is one tensor, whose pickle has some hundred bytes.
 _ITEM_PICKLE_BYTES_AT_MOST = 1 << 16
 _FIRST_WINDOW = 1 << 20
+# Its bytes, which are of no use when it has been read, are worth giving back.
+_LARGE_PICKLE = 1 << 22
 
 
 class TorchFile(NamedTuple):
@@ -75,24 +79,62 @@ def read_torch_file(path: str) -> TorchFile:
         return _read_legacy(file, path)
 
 
-def read_torch_item(file: BinaryIO, path: str, offset: int, size: int) -> object:
-    """Read the value of a torch zip file that is a part of a file, as distributed checkpoints have.
+class TorchItems:
+    """Reads torch zip files that are parts of files, as distributed checkpoints have them.
 
-    Its storages know where they lie in the whole file. Raises what :func:`read_torch_file` does.
+    There can be a million, of one tensor each, and a model has few different shapes: an item whose
+    pickle is, byte for byte, that of an earlier one is not unpickled again.
     """
-    archive = Archive(file, path, start=offset, size=size)
-    layout = _layout(archive)
-    if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
-        raise InvalidCheckpointError(f"{path}: an item at {offset} whose pickle is no tensor's")
-    storages: dict[str, Storage] = {}
-    value = unpickle(
-        os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset),
-        source=path,
-        known=_KNOWN,
-        persistent_load=_storage_loader(storages),
-    ).value
-    _place_all(archive, layout.folder, storages)
-    return value
+
+    _KEPT_AT_MOST = 256
+    _KEPT_BYTES_AT_MOST = 1 << 12
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, StoredTensor] = {}
+
+    def read(self, file: BinaryIO, path: str, offset: int, size: int) -> object:
+        """Read the value of the item of ``size`` bytes at ``offset``.
+
+        Its storages know where they lie in the whole file. Raises what :func:`read_torch_file`
+        does.
+        """
+        archive = Archive(file, path, start=offset, size=size)
+        layout = _layout(archive)
+        if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
+            raise InvalidCheckpointError(f"{path}: an item at {offset} whose pickle is no tensor's")
+        data = os.pread(file.fileno(), layout.pickle.size, layout.pickle.offset)
+        storages: dict[str, Storage] = {}
+        kept = self._kept.get(data)
+        if kept is not None:
+            value: object = _copied(kept, storages)
+        else:
+            value = unpickle(
+                data, source=path, known=_KNOWN, persistent_load=_storage_loader(storages)
+            ).value
+            self._keep(data, value, len(storages))
+        _place_all(archive, layout.folder, storages)
+        return value
+
+    def _keep(self, data: bytes, value: object, storages: int) -> None:
+        if (
+            isinstance(value, StoredTensor)
+            and isinstance(value.storage, Storage)
+            and value.storage.base is None
+            and storages == 1
+            and len(data) <= self._KEPT_BYTES_AT_MOST
+            and len(self._kept) < self._KEPT_AT_MOST
+        ):
+            self._kept[data] = _copied(value, {})
+
+
+def _copied(tensor: StoredTensor, storages: dict[str, Storage]) -> StoredTensor:
+    """The same tensor, of a storage that has not been found yet, which ``storages`` gets."""
+    of = tensor.storage
+    assert isinstance(of, Storage)
+    storage = storages[of.key] = Storage(of.kind, of.key, of.elements, of.first)
+    return StoredTensor(
+        storage, tensor.offset, tensor.shape, tensor.stride, tensor.dtype, tensor.flags
+    )
 
 
 def _folders(archive: Archive) -> list[str]:
@@ -112,8 +154,34 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
         known=sharing_shapes(_KNOWN) if layout.known is _KNOWN else layout.known,
         persistent_load=_storage_loader(storages),
     )
-    _place_all(Archive(file, path), layout.folder, storages)
+    if layout.pickle.size >= _LARGE_PICKLE:
+        give_back_freed_memory()
+    _find_and_place(file, path, layout.folder, storages)
     return TorchFile(unpickled.value, unpickled.end)
+
+
+def _find_and_place(
+    file: BinaryIO, path: str, folder: str, storages: Mapping[str, Storage]
+) -> None:
+    """Place storages by a walk over the directory, whose names are not kept.
+
+    They have been compared before, and there may be as many as storages, which fill the memory.
+    """
+    prefix = f"{folder}/data/"
+
+    def visit(name: str, number: int) -> None:
+        if name.startswith(prefix):
+            storage = storages.get(name[len(prefix) :])
+            if storage is not None:
+                # until its place is known
+                storage.size = number
+
+    archive = Archive(file, path, visit=visit)
+    for key, storage in storages.items():
+        if storage.size < 0:
+            raise _without_record(path, key)
+        record = archive.stored_at(storage.size, prefix + key)
+        _place(path, storage, record.offset, record.size)
 
 
 def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -> None:
@@ -121,9 +189,13 @@ def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -
     for key, storage in storages.items():
         name = f"{folder}/data/{key}"
         if name not in archive:
-            raise InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
+            raise _without_record(path, key)
         record = archive.stored(name)
         _place(path, storage, record.offset, record.size)
+
+
+def _without_record(path: str, key: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(f"{path}: storage {key[:80]!r} has no record in the zip")
 
 
 class _Layout(NamedTuple):

@@ -2,7 +2,7 @@
 
 Only the central directory is read, and of a record only its local header, because the data begins
 behind that header's own name and extra field, whose lengths may differ from the directory's. The
-data is not decompressed and CRCs are not computed: torch can be told to leave them at 0.
+data is not decompressed, nor CRCs held against it here: torch can be told to leave them at 0.
 
 An archive can contradict itself, and readers differ in whom they believe. So the directory must end
 where the end record begins, no two records may have one name or share a byte, and a local header
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, NamedTuple
 
 from ckptdiff.errors import InvalidCheckpointError
@@ -63,6 +63,8 @@ class Record(NamedTuple):
     offset: int
     stored_size: int
     size: int
+    #: of the inflated bytes, as the directory has it; 0 where torch was told not to compute it
+    crc: int
 
 
 def begins_as_zip(start: bytes) -> bool:
@@ -74,9 +76,18 @@ class Archive:
     """The records of a zip archive. The file must stay open for :meth:`record` and :meth:`read`."""
 
     def __init__(
-        self, file: BinaryIO, path: str, *, start: int = 0, size: int | None = None
+        self,
+        file: BinaryIO,
+        path: str,
+        *,
+        start: int = 0,
+        size: int | None = None,
+        visit: Callable[[str, int], None] | None = None,
     ) -> None:
         """Read the directory of the archive of ``size`` bytes at ``start`` of ``file``.
+
+        With ``visit``, that gets each name and the record's number for :meth:`stored_at`, and names
+        are neither kept nor compared with each other: hundreds of thousands take much memory.
 
         Raises InvalidCheckpointError, which names ``path``, where it is no zip archive.
         """
@@ -89,10 +100,12 @@ class Archive:
             raise InvalidCheckpointError(
                 f"{path}: a zip archive of {self._size} bytes at {start}, in {held} bytes"
             )
+        self._visit = visit
         self._indices: dict[str, int] = {}
         self._headers = array("Q")
         self._stored_sizes = array("Q")
         self._sizes = array("Q")
+        self._crcs = array("I")
         self._methods = array("H")
         self._flags = array("H")
         self._directory_at, directory_size, count = self._find_directory()
@@ -114,7 +127,9 @@ class Archive:
         Raises InvalidCheckpointError where it is encrypted, or where directory, local header and
         the other records do not leave it the bytes it claims.
         """
-        index = self._indices[name]
+        return self._record_at(self._indices[name], name)
+
+    def _record_at(self, index: int, name: str) -> Record:
         if self._flags[index] & _ENCRYPTED:
             raise self._broken(name, "is encrypted")
         method = self._methods[index]
@@ -141,11 +156,16 @@ class Archive:
         offset = header_at + _LOCAL.size + name_length + extra_length
         if offset + stored_size > self._ends[index]:
             raise self._broken(name, "does not fit between its header and what follows")
-        return Record(name, method, self._start + offset, stored_size, self._sizes[index])
+        start, size = self._start + offset, self._sizes[index]
+        return Record(name, method, start, stored_size, size, self._crcs[index])
 
     def stored(self, name: str) -> Record:
         """:meth:`record` of a record that is not compressed, whose bytes can be read in place."""
-        record = self.record(name)
+        return self.stored_at(self._indices[name], name)
+
+    def stored_at(self, index: int, name: str) -> Record:
+        """:meth:`stored` of the record that was visited by this number and name."""
+        record = self._record_at(index, name)
         if record.method != STORED:
             raise self._broken(name, "is compressed, where its bytes are needed in place")
         return record
@@ -260,10 +280,14 @@ class Archive:
                 raise self._no_archive(f"two records are named {_short(name)}")
             if header_at + _LOCAL.size + stored_size > self._directory_at:
                 raise self._broken(name, "reaches beyond the archive's records")
-            self._indices[name] = index
+            if self._visit is None:
+                self._indices[name] = index
+            else:
+                self._visit(name, index)
             self._headers.append(header_at)
             self._stored_sizes.append(stored_size)
             self._sizes.append(full_size)
+            self._crcs.append(fields[7])
             self._methods.append(method)
             self._flags.append(flags)
         if at != len(directory) or left > 0:
@@ -310,7 +334,8 @@ class Archive:
         for index in reversed(order):
             if headers[index] + _LOCAL.size + self._stored_sizes[index] > limit:
                 names = names or list(self._indices)
-                raise self._broken(names[index], "overlaps another")
+                name = names[index] if names else f"number {index}"
+                raise self._broken(name, "overlaps another")
             ends[index] = limit
             limit = headers[index]
         return ends

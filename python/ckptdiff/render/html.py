@@ -14,7 +14,7 @@ from ckptdiff.diff_report import VERDICTS, DiffReport
 from ckptdiff.render.cells import VERDICT_WORDS, shown_columns
 from ckptdiff.render.escape import escape
 from ckptdiff.render.glance import at_a_glance
-from ckptdiff.render.sentences import coverage_texts, remark_texts, shown_texts
+from ckptdiff.render.sentences import config_text, coverage_texts, remark_texts, shown_texts
 from ckptdiff.render.units import human_bytes, human_count, plural
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
@@ -56,6 +56,9 @@ def _parts(report: Report) -> Iterator[str]:
     if len(report):
         yield from _table(report)
     lines = [*remark_texts(report), *coverage_texts(report), *shown_texts(report)]
+    if isinstance(report, DiffReport) and report.config_differences:
+        told = "; ".join(map(config_text, report.config_differences))
+        lines.insert(0, f"configs differ: {told}")
     yield "".join(f"<p>{escape_html(line)}</p>" for line in lines)
     yield "</div>"
 

@@ -103,6 +103,7 @@ def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
             "cast": options.cast,
             "thresholds": list(options.thresholds),
             "histogram": options.histogram,
+            "force": options.force,
             **_rules_object(options.rules),
             "rename": [
                 [rename.pattern.pattern, rename.replacement] for rename in options.rules.renames
@@ -125,6 +126,8 @@ def _diff_members(report: DiffReport) -> Iterator[tuple[str, object]]:
             total=_total(report),
         ),
     )
+    # a list, not null, where there is no config: the same tensors in a format without one
+    yield "config", [difference._asdict() for difference in report.config_differences]
     yield _rows_key(report), _row_batches(report.rows)
     for key, tensors in (("only_in_a", report.only_in_a), ("only_in_b", report.only_in_b)):
         yield (

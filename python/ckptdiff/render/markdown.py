@@ -14,7 +14,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.diff_report import VERDICTS, DiffReport
 from ckptdiff.render.cells import VERDICT_WORDS, ShownColumn, shown_columns
 from ckptdiff.render.escape import escape
-from ckptdiff.render.sentences import coverage_texts, remark_texts, shown_texts
+from ckptdiff.render.sentences import config_value, coverage_texts, remark_texts, shown_texts
 from ckptdiff.render.units import human_bytes, human_count, plural, shape_text
 from ckptdiff.report import Report
 from ckptdiff.rows import Row
@@ -54,6 +54,14 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
     if isinstance(report, DiffReport):
         yield from _unpaired(report)
+        yield from _list(
+            "Configs differ",
+            len(report.config_differences),
+            (
+                f"{code(part.field)} {_plain(f'{config_value(part.a)} → {config_value(part.b)}')}"
+                for part in report.config_differences
+            ),
+        )
     for line in [*remark_texts(report), *coverage_texts(report), *shown_texts(report)]:
         yield f"{line[0].upper()}{line[1:]}.  "
 

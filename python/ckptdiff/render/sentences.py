@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ckptdiff.checkpoint import TensorRef
 from ckptdiff.coverage import SideCoverage
 from ckptdiff.diff_report import DiffReport, ShapeMismatch
@@ -10,7 +12,18 @@ from ckptdiff.render.units import percent, plural, shape_text
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["coverage_texts", "mismatch_text", "remark_texts", "shown_texts", "tensor_text"]
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
+
+__all__ = [
+    "config_text",
+    "config_value",
+    "coverage_texts",
+    "mismatch_text",
+    "remark_texts",
+    "shown_texts",
+    "tensor_text",
+]
 
 
 def remark_texts(report: Report) -> list[str]:
@@ -29,6 +42,24 @@ def mismatch_text(mismatch: ShapeMismatch) -> str:
     """A pair of another shape."""
     shapes = f"{shape_text(mismatch.a.shape)} → {shape_text(mismatch.b.shape)}"
     return f"{escape(mismatch.name)}  {shapes}"
+
+
+def config_text(difference: ConfigDifference) -> str:
+    """A field of the configs, and what it is on both sides."""
+    values = f"{config_value(difference.a)} → {config_value(difference.b)}"
+    return f"{difference.field}  {values}"
+
+
+def config_value(value: object) -> str:
+    """The value of a field: sizes with every digit, as 4,096 and 4,095 are not the same."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and value.is_integer() and value < 1e15:
+        return f"{int(value):,}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    # a learning rate has the digits that it was given
+    return escape(str(value))
 
 
 def coverage_texts(report: Report, width: int | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.diff_report import VERDICTS, DiffReport
@@ -22,9 +22,11 @@ from ckptdiff.render.cells import (
 )
 from ckptdiff.render.escape import escape
 from ckptdiff.render.glance import at_a_glance
-from ckptdiff.render.layout import Cell, Strip, cut_middle, display_width, table_lines
+from ckptdiff.render.layout import Cell, Column, Strip, cut_middle, display_width, table_lines
 from ckptdiff.render.screen import Screen
 from ckptdiff.render.sentences import (
+    config_text,
+    config_value,
     coverage_texts,
     mismatch_text,
     remark_texts,
@@ -42,7 +44,10 @@ from ckptdiff.render.units import (
 from ckptdiff.report import Report
 from ckptdiff.stats_report import StatsReport
 
-__all__ = ["report_lines", "rows_that_fit"]
+if TYPE_CHECKING:
+    from ckptdiff.config import ConfigDifference
+
+__all__ = ["difference_lines", "report_lines", "rows_that_fit"]
 
 Item = TypeVar("Item")
 
@@ -65,6 +70,8 @@ def rows_that_fit(report: Report, screen: Screen) -> int:
         counts += [len(report.only_in_a), len(report.only_in_b), len(report.shape_mismatch)]
     lines = _OTHER_LINES + len(remark_texts(report))
     listed = sum(min(count, _LISTED + 1) + 1 for count in counts if count)
+    if isinstance(report, DiffReport) and report.config_differences:
+        listed += len(report.config_differences) + 1
     return max(5, min(40, screen.height - lines - listed))
 
 
@@ -98,12 +105,25 @@ def report_lines(report: Report, screen: Screen, *, hint: str | None = None) -> 
     yield from _nonfinite_lines(report, screen)
     if isinstance(report, DiffReport):
         yield from _unpaired_lines(report, screen)
+        yield from _config_lines(report, screen)
     yield from remark_texts(report)
     yield from _coverage_lines(report, screen)
     for line in shown_texts(report):
         yield screen.style(f"{line}; {hint}", "dim")
     for note in notes:
         yield screen.style(f"note: {escape(note)}", "yellow")
+
+
+def difference_lines(differences: Sequence[ConfigDifference], screen: Screen) -> Iterator[str]:
+    """A table of fields of two configs that differ."""
+    columns = [Column("field", flexible=True), Column("A", right=True), Column("B", right=True)]
+    names = [difference.field for difference in differences]
+    strips = [
+        Strip(names),
+        Strip([config_value(difference.a) for difference in differences]),
+        Strip([config_value(difference.b) for difference in differences]),
+    ]
+    return table_lines(columns, [strips], screen, widest_name=max(map(len, names), default=0))
 
 
 def _checkpoint_lines(sides: Sequence[tuple[str, Checkpoint]], screen: Screen) -> Iterator[str]:
@@ -223,6 +243,15 @@ def _unpaired_lines(report: DiffReport, screen: Screen) -> Iterator[str]:
     yield from _listed("only in A", report.only_in_a, tensor_text, screen)
     yield from _listed("only in B", report.only_in_b, tensor_text, screen)
     yield from _listed("of another shape", report.shape_mismatch, mismatch_text, screen)
+
+
+def _config_lines(report: DiffReport, screen: Screen) -> Iterator[str]:
+    """The fields in which the configs differ: all of them, as there are never many."""
+    if report.config_differences:
+        count = len(report.config_differences)
+        yield screen.style("configs differ", "bold yellow") + f" ({count:,})"
+        for difference in report.config_differences:
+            yield f"  {screen.text(config_text(difference))}"
 
 
 def _listed(

@@ -11,6 +11,7 @@ mod names;
 mod pairing;
 mod pickle;
 mod run;
+mod series;
 mod spans;
 mod table;
 
@@ -66,6 +67,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     )?;
     module.add_class::<manifest::Manifest>()?;
     module.add_class::<pairing::Pairing>()?;
+    module.add_class::<series::SeriesRun>()?;
     module.add_class::<table::Table>()?;
     module.add_function(wrap_pyfunction!(dtype_names, module)?)?;
     module.add_function(wrap_pyfunction!(cast_dtype_names, module)?)?;
@@ -74,7 +76,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(diff_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(stats_column_names, module)?)?;
     module.add_function(wrap_pyfunction!(pickle::strip_pickle, module)?)?;
+    module.add_function(wrap_pyfunction!(pickle::give_back_freed_memory, module)?)?;
     module.add_function(wrap_pyfunction!(run::diff, module)?)?;
     module.add_function(wrap_pyfunction!(run::stats, module)?)?;
+    module.add_function(wrap_pyfunction!(series::series, module)?)?;
+    module.add_function(wrap_pyfunction!(series::rounded_mean, module)?)?;
     Ok(())
 }

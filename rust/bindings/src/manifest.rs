@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ckptdiff_engine as engine;
-use pyo3::exceptions::PyIndexError;
+use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::derived;
 use crate::errors::exception;
 use crate::memory::{self, MemoryTensor};
+use crate::names::{NamesArgument, names_of};
 use crate::spans;
 
 #[pyclass(frozen, module = "ckptdiff._core")]
@@ -87,6 +88,29 @@ impl Manifest {
         Ok(Self {
             inner: Arc::new(derived::manifest(&self.inner, items)?),
         })
+    }
+
+    #[staticmethod]
+    fn joined(parts: Vec<(PyRef<'_, Self>, String)>) -> PyResult<Self> {
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|(part, prefix)| (&*part.inner, prefix.as_str()))
+            .collect();
+        let inner = engine::Manifest::joined(&parts).map_err(|name| {
+            PyValueError::new_err(format!("two tensors would be named {name:?}"))
+        })?;
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    #[pyo3(signature = (names = None))]
+    fn bytes_read(&self, names: Option<NamesArgument>) -> PyResult<u64> {
+        let names = names_of(names, &self.inner, "names")?;
+        let tensors: Vec<u32> = (0..self.inner.len() as u32)
+            .filter(|index| names.keeps(*index as usize))
+            .collect();
+        Ok(engine::bytes_to_describe(&self.inner, &tensors))
     }
 
     #[getter]

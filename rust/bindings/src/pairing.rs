@@ -87,14 +87,18 @@ impl Pairing {
     }
 
     #[getter]
-    pub(crate) fn bytes_a(&self) -> u64 {
+    fn bytes_a(&self) -> u64 {
         let pairs = self.inner.pairs.iter();
         pairs.map(|(a, _)| self.a.tensor(*a as usize).bytes()).sum()
     }
 
     #[getter]
-    pub(crate) fn bytes_b(&self) -> u64 {
+    fn bytes_b(&self) -> u64 {
         let pairs = self.inner.pairs.iter();
         pairs.map(|(_, b)| self.b.tensor(*b as usize).bytes()).sum()
+    }
+    #[getter]
+    pub(crate) fn bytes_read(&self) -> u64 {
+        engine::bytes_to_diff(&self.a, &self.b, &self.inner.pairs)
     }
 }

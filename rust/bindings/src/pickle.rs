@@ -27,3 +27,8 @@ pub(crate) fn strip_pickle<'py>(
         )),
     }
 }
+
+#[pyfunction]
+pub(crate) fn give_back_freed_memory(python: Python<'_>) {
+    python.detach(ckptdiff_engine::give_back_freed_memory);
+}

@@ -54,7 +54,7 @@ pub(crate) fn diff(
         threads,
         reading: reading(io)?,
     };
-    let total = pairing.bytes_a() + pairing.bytes_b();
+    let total = pairing.bytes_read();
     let partials = watch(python, total, on_progress, |control| {
         engine::diff(&run, control)
     })?;
@@ -91,10 +91,7 @@ pub(crate) fn stats(
         .filter(|index| names.keeps(*index))
         .map(|index| index as u32)
         .collect();
-    let total = tensors
-        .iter()
-        .map(|index| manifest.inner.tensor(*index as usize).bytes())
-        .sum();
+    let total = engine::bytes_to_describe(&manifest.inner, &tensors);
     let run = StatsRun {
         manifest: &manifest.inner,
         tensors: &tensors,
@@ -128,7 +125,7 @@ fn cast_target(name: &str) -> PyResult<DType> {
         })
 }
 
-fn level(isa: Option<&str>) -> PyResult<Level> {
+pub(crate) fn level(isa: Option<&str>) -> PyResult<Level> {
     match isa {
         None => Ok(Level::best()),
         Some(name) => Level::named(name).ok_or_else(|| {
@@ -141,7 +138,7 @@ fn level(isa: Option<&str>) -> PyResult<Level> {
     }
 }
 
-fn reading(name: &str) -> PyResult<Reading> {
+pub(crate) fn reading(name: &str) -> PyResult<Reading> {
     Reading::ALL
         .into_iter()
         .find_map(|(known, reading)| (known == name).then_some(reading))
@@ -152,7 +149,7 @@ fn reading(name: &str) -> PyResult<Reading> {
 }
 
 /// Run `work` on a thread of its own; meanwhile deliver signals, which may cancel it, and progress.
-fn watch<T: Send>(
+pub(crate) fn watch<T: Send>(
     python: Python<'_>,
     total: u64,
     on_progress: Option<Py<PyAny>>,

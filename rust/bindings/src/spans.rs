@@ -26,7 +26,7 @@ type Parted = (
 );
 
 /// (source, byte offset, stored length, inflated length)
-pub(crate) type Deflated = (u32, u64, u64, u64);
+pub(crate) type Deflated = (u32, u64, u64, u64, u32);
 
 /// (name, dtype, shape, source, byte offset, groups of rows)
 type Interleaved = (PyBackedStr, PyBackedStr, Vec<u64>, u32, u64, u64);
@@ -42,9 +42,9 @@ pub(crate) fn manifest(
     interleaved: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Manifest> {
     let mut collected = SpanManifest::new(sources).map_err(exception)?;
-    for (source, offset, stored_length, length) in deflated.unwrap_or_default() {
+    for (source, offset, stored_length, length, crc) in deflated.unwrap_or_default() {
         collected
-            .add_deflated(source, offset, stored_length, length)
+            .add_deflated(source, offset, stored_length, (length, crc))
             .map_err(exception)?;
     }
     for tensor in tensors.try_iter()? {

@@ -1,9 +1,10 @@
-//! The ceilings that every throughput is held against: read two checkpoints as the engine does,
-//! with as many threads, buffers and reads of the same size, and only XOR what was read.
+//! The ceilings that every throughput is held against: read checkpoints as the engine does, all of
+//! them together, with as many threads, buffers and reads of the same size, and only XOR what was
+//! read.
 //!
-//! `ceiling mapped|read THREADS A [B]`, each a safetensors file or a directory of them; with A
-//! alone it is the ceiling of `stats`. `mapped` reads in place, `read` into buffers. Prints bytes,
-//! seconds and the XOR.
+//! `ceiling mapped|read THREADS CHECKPOINT...`, each a safetensors file or a directory of them: one
+//! gives the ceiling of `stats`, two that of `diff`, more that of a series. `mapped` reads in place,
+//! `read` into buffers. Prints bytes, seconds and the XOR.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ fn xor_lanes(bytes: &[u8]) -> u64 {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let usage = "ceiling mapped|read THREADS A [B]";
+    let usage = "ceiling mapped|read THREADS CHECKPOINT...";
     let reading = match &*arguments.next().ok_or(usage)? {
         "mapped" => Reading::Mapped,
         "read" => Reading::Copied,

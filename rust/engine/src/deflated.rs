@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
+use crate::crc32::crc32;
 use crate::lock::lock;
 use crate::source::Source;
 
@@ -94,6 +95,9 @@ struct Inflater {
     finished: bool,
     /// How many blocks it has given.
     blocks: u64,
+    /// The CRC of these: states are between blocks, so that one is known at the end on every way
+    /// there.
+    crc: u32,
 }
 
 impl Inflater {
@@ -105,6 +109,7 @@ impl Inflater {
             consumed: 0,
             finished: false,
             blocks: 0,
+            crc: 0,
         }
     }
 }
@@ -118,18 +123,19 @@ pub(crate) struct DeflatedSource {
     offset: u64,
     stored_length: u64,
     length: u64,
+    crc: u32,
     /// Held while inflating, so that no two threads inflate the same.
     inflating: Mutex<()>,
 }
 
 impl DeflatedSource {
-    /// The `stored_length` bytes at `offset`, which inflate to `length` bytes.
+    /// The `stored_length` bytes at `offset`, which inflate to `length` bytes of that CRC.
     pub(crate) fn new(
         source: Arc<dyn Source>,
         inflated: Arc<Inflated>,
         number: usize,
         (offset, stored_length): (u64, u64),
-        length: u64,
+        (length, crc): (u64, u32),
     ) -> Self {
         Self {
             source,
@@ -138,6 +144,7 @@ impl DeflatedSource {
             offset,
             stored_length,
             length,
+            crc,
             inflating: Mutex::new(()),
         }
     }
@@ -188,12 +195,20 @@ impl DeflatedSource {
             }
         }
         inflater.blocks += 1;
+        inflater.crc = crc32(inflater.crc, &block);
         if start + wanted as u64 == self.length {
             // The end of a stream can be a code of its own, behind all bytes.
             while !inflater.finished {
                 if self.step(inflater, &mut input)? > 0 {
                     return Err(self.broken("inflates to more bytes than it should", self.length));
                 }
+            }
+            if inflater.crc != self.crc {
+                let how = format!(
+                    "has CRC {:08x} where the archive says {:08x}",
+                    inflater.crc, self.crc
+                );
+                return Err(self.broken(&how, self.length));
             }
         }
         Ok(block)
@@ -300,7 +315,7 @@ mod tests {
             Arc::default(),
             0,
             (13, stored),
-            length,
+            (length, crc32(0, content)),
         )
     }
 
@@ -367,15 +382,29 @@ mod tests {
             Arc::default(),
             0,
             (0, 4096),
-            10_000,
+            (10_000, 0),
         );
         let error = noise.read_at(0, &mut [0; 10_000]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let mut cut = compress_to_vec(&content, 6);
         cut.truncate(cut.len() / 2);
         let stored = cut.len() as u64;
+        let whole = (BLOCK, crc32(0, &content));
         let source =
-            DeflatedSource::new(Arc::new(Bytes(cut)), Arc::default(), 0, (0, stored), BLOCK);
+            DeflatedSource::new(Arc::new(Bytes(cut)), Arc::default(), 0, (0, stored), whole);
         assert!(source.read_at(0, &mut vec![0; BLOCK as usize]).is_err());
+    }
+
+    #[test]
+    fn another_crc_is_an_error_whatever_the_order_of_asking() {
+        let content = sample(3 * BLOCK as usize + 5);
+        let mut source = deflated(&content, content.len() as u64);
+        source.crc ^= 1;
+        let mut first = vec![0; 100];
+        source.read_at(0, &mut first).unwrap();
+        assert!(first == content[..100]);
+        source.read_at(2 * BLOCK, &mut first).unwrap();
+        let error = source.read_at(3 * BLOCK, &mut [0; 5]).unwrap_err();
+        assert!(error.to_string().contains("CRC"), "{error}");
     }
 }

@@ -191,6 +191,11 @@ pub enum TensorFault {
         dtype: &'static str,
         target: &'static str,
     },
+    #[error("a mean of {parts} cannot be rounded to {dtype}")]
+    NoMean {
+        dtype: &'static str,
+        parts: &'static str,
+    },
 }
 
 /// How a shard index breaks its format.

@@ -12,7 +12,7 @@ use crate::order::natural_cmp;
 use crate::source::Source;
 
 /// Bytes of a tensor that lie in one piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span {
     /// Which of the manifest's sources.
     pub source: u32,
@@ -63,6 +63,8 @@ pub struct Manifest {
     unknown_dtypes: Vec<String>,
     sources: Vec<Arc<dyn Source>>,
     metadata: BTreeMap<String, String>,
+    /// Whether the format has it that no two tensors have bytes in common.
+    disjoint: bool,
 }
 
 /// One tensor of a manifest.
@@ -169,6 +171,41 @@ impl Manifest {
             .ok()
     }
 
+    /// The tensors of several manifests, each with its prefix before the names.
+    ///
+    /// Metadata is joined, too, under the same prefixes. A name that two would have comes back as
+    /// the error.
+    pub fn joined(parts: &[(&Self, &str)]) -> Result<Self, String> {
+        let mut builder = ManifestBuilder::default();
+        let mut metadata = BTreeMap::new();
+        for (part, prefix) in parts {
+            let first = builder.manifest.sources.len() as u32;
+            for source in &part.sources {
+                builder.add_source(Arc::clone(source));
+            }
+            for tensor in part.tensors() {
+                let name = format!("{prefix}{}", tensor.name);
+                let spans = tensor.spans.iter().map(|span| Span {
+                    source: first + span.source,
+                    ..*span
+                });
+                builder.add(&name, tensor.dtype.name(), tensor.shape, spans);
+            }
+            for (key, value) in &part.metadata {
+                metadata
+                    .entry(format!("{prefix}{key}"))
+                    .or_insert_with(|| value.clone());
+            }
+        }
+        builder.set_metadata(metadata);
+        builder.build()
+    }
+
+    /// Whether it is known, without a look at the spans, that no two tensors share bytes.
+    pub(crate) const fn is_disjoint(&self) -> bool {
+        self.disjoint
+    }
+
     /// Where spans read from.
     pub fn sources(&self) -> &[Arc<dyn Source>] {
         &self.sources
@@ -191,6 +228,11 @@ impl ManifestBuilder {
     pub fn add_source(&mut self, source: Arc<dyn Source>) -> u32 {
         self.manifest.sources.push(source);
         (self.manifest.sources.len() - 1) as u32
+    }
+
+    /// Promise that no two tensors will have bytes in common.
+    pub(crate) const fn promise_disjoint(&mut self) {
+        self.manifest.disjoint = true;
     }
 
     /// Keep metadata; the first that is given stays.

@@ -89,15 +89,15 @@ const fn is_supported(dtype: StoredDType<'_>) -> bool {
 }
 
 /// What is left of a checkpoint by its filter.
-struct Side<'a> {
+pub(crate) struct Side<'a> {
     manifest: &'a Manifest,
     names: &'a Names,
     /// In natural order of the names under which they are paired.
-    kept: Vec<u32>,
+    pub(crate) kept: Vec<u32>,
 }
 
 impl<'a> Side<'a> {
-    fn new(
+    pub(crate) fn new(
         manifest: &'a Manifest,
         names: &'a Names,
         excluded: &mut Vec<u32>,
@@ -134,7 +134,7 @@ impl<'a> Side<'a> {
     }
 
     /// The name under which a tensor is paired.
-    fn name(&self, index: u32) -> &'a str {
+    pub(crate) fn name(&self, index: u32) -> &'a str {
         self.names.name(self.manifest, index as usize)
     }
 }

@@ -1,83 +1,18 @@
-//! Reading and reducing with all threads, with the result of one.
-//!
-//! Every tensor is cut into chunks of [`CHUNK`] elements, whatever its dtype, its format or its
-//! shards are. Threads take chunks in order, several small tensors at once; each reads its chunk
-//! in pieces that stay in the cache and reduces them to one partial. Partials are merged per
-//! tensor in the order of the chunks: one that is done before its turn waits. So memory is bounded
-//! by a few pieces per thread, and no result depends on how many threads there are.
+//! `diff` and `stats`: what is read for each tensor, and which kernel reduces it.
 
-use std::collections::HashMap;
-use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ckptdiff_kernels::{
     DType, DiffKernel, DiffOptions, DiffPartial, Level, StatsKernel, StatsOptions, StatsPartial,
 };
 
+use crate::distinct::{Distinct, by_place};
 use crate::error::{Error, TensorFault};
-use crate::lock::lock;
-use crate::manifest::{Manifest, Span, StoredDType, TensorView};
-use crate::source::{MappedReads, Reading, Window};
-
-/// Elements whose partials are merged in order.
-const CHUNK: u64 = 1 << 20;
-
-/// Bytes of one side that a thread copies at once: two of them stay in a second-level cache.
-pub const PIECE_BYTES: u64 = 64 << 10;
-
-/// Bytes of one side that a thread reads in place at once, if there are few threads.
-pub const WINDOW_BYTES: u64 = 1 << 20;
-
-/// Bytes of all windows that are open at once: what they take of the resident set.
-const ALL_WINDOWS_BYTES: u64 = 32 << 20;
-
-/// A window can make as much resident as the large folios that it touches, of 2 MB each: more
-/// threads than this copy, unless they are told not to.
-const MOST_THREADS: usize = 24;
-
-/// What is shorter is copied: two system calls for a window take longer.
-const SHORTEST_WINDOW: usize = 128 << 10;
-
-/// Bytes of one side that each of so many threads reads in place at once.
-fn window_bytes(threads: usize) -> u64 {
-    let share = ALL_WINDOWS_BYTES / (2 * threads as u64);
-    (share / PIECE_BYTES * PIECE_BYTES).clamp(SHORTEST_WINDOW as u64, WINDOW_BYTES)
-}
-
-/// Bytes after which a batch of small tensors is large enough.
-const BATCH_BYTES: u64 = 1 << 20;
-
-/// Tensors after which it is, too.
-const BATCH_TENSORS: usize = 1024;
-
-/// What one who waits for a run can ask of it, from another thread.
-#[derive(Debug, Default)]
-pub struct Control {
-    cancelled: AtomicBool,
-    bytes_done: AtomicU64,
-}
-
-impl Control {
-    /// Stop as soon as the piece at hand is done; the run ends with [`Error::Cancelled`].
-    pub fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-
-    /// Bytes of both sides that were reduced so far.
-    pub fn bytes_done(&self) -> u64 {
-        self.bytes_done.load(Ordering::Relaxed)
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        if self.cancelled.load(Ordering::Relaxed) {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
-    }
-}
+use crate::execute::{Control, Job, execute, threads_of};
+use crate::manifest::{Manifest, StoredDType};
+use crate::reader::{Files, Reader, byte_range, pieces};
+use crate::source::Reading;
 
 /// A diff to be run.
 pub struct DiffRun<'a> {
@@ -115,8 +50,71 @@ pub struct StatsRun<'a> {
     pub reading: Reading,
 }
 
-/// Diff every pair; one partial each, in their order.
+/// Diff every pair; one partial each, in their order. Pairs of the very same bytes are read once.
 pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Error> {
+    let Some(distinct) = distinct_pairs(run.a, run.b, run.pairs) else {
+        return diff_each(run, control);
+    };
+    let pick = |item: &u32| run.pairs[*item as usize];
+    let pairs: Vec<_> = distinct.firsts.iter().map(pick).collect();
+    let run = DiffRun {
+        pairs: &pairs,
+        options: run.options.clone(),
+        ..*run
+    };
+    Ok(distinct.spread(&diff_each(&run, control)?))
+}
+
+/// Bytes of both sides that a diff of these pairs reads.
+pub fn bytes_to_diff(a: &Manifest, b: &Manifest, pairs: &[(u32, u32)]) -> u64 {
+    let bytes =
+        |pair: &(u32, u32)| a.tensor(pair.0 as usize).bytes() + b.tensor(pair.1 as usize).bytes();
+    match distinct_pairs(a, b, pairs) {
+        None => pairs.iter().map(bytes).sum(),
+        Some(distinct) => {
+            let firsts = distinct.firsts.iter();
+            firsts.map(|item| bytes(&pairs[*item as usize])).sum()
+        }
+    }
+}
+
+/// Bytes that stats of these tensors read.
+pub fn bytes_to_describe(manifest: &Manifest, tensors: &[u32]) -> u64 {
+    let bytes = |index: &u32| manifest.tensor(*index as usize).bytes();
+    match distinct_tensors(manifest, tensors) {
+        None => tensors.iter().map(bytes).sum(),
+        Some(distinct) => {
+            let firsts = distinct.firsts.iter();
+            firsts.map(|item| bytes(&tensors[*item as usize])).sum()
+        }
+    }
+}
+
+fn distinct_pairs(a: &Manifest, b: &Manifest, pairs: &[(u32, u32)]) -> Option<Distinct> {
+    if a.is_disjoint() || b.is_disjoint() {
+        return None;
+    }
+    Distinct::of(pairs.len(), |one, other| {
+        let (one, other) = (pairs[one as usize], pairs[other as usize]);
+        by_place(a.tensor(one.0 as usize), a.tensor(other.0 as usize))
+            .then_with(|| by_place(b.tensor(one.1 as usize), b.tensor(other.1 as usize)))
+    })
+}
+
+fn distinct_tensors(manifest: &Manifest, tensors: &[u32]) -> Option<Distinct> {
+    if manifest.is_disjoint() {
+        return None;
+    }
+    Distinct::of(tensors.len(), |one, other| {
+        let (one, other) = (tensors[one as usize], tensors[other as usize]);
+        by_place(
+            manifest.tensor(one as usize),
+            manifest.tensor(other as usize),
+        )
+    })
+}
+
+fn diff_each(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Error> {
     let mut dtypes = Vec::with_capacity(run.pairs.len());
     for &(a, b) in run.pairs {
         let dtype_a = known_dtype(run.a, a, run.options.cast)?;
@@ -128,13 +126,13 @@ pub fn diff(run: &DiffRun<'_>, control: &Control) -> Result<Vec<DiffPartial>, Er
         run,
         dtypes,
         options: Arc::new(run.options.clone()),
-        files: Files::new(run.reading, threads),
+        files: Files::new(run.reading, threads, 2),
     };
     execute(&job, threads, control)
 }
 
 /// What stats know of a tensor.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct TensorStats {
     /// Its values, reduced.
     pub partial: StatsPartial,
@@ -142,8 +140,22 @@ pub struct TensorStats {
     pub hash: Option<Box<[u8; 32]>>,
 }
 
-/// Reduce every tensor; results are in their order.
+/// Reduce every tensor; results are in their order. Tensors of the very same bytes are read once.
 pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
+    let Some(distinct) = distinct_tensors(run.manifest, run.tensors) else {
+        return stats_each(run, control);
+    };
+    let pick = |item: &u32| run.tensors[*item as usize];
+    let tensors: Vec<_> = distinct.firsts.iter().map(pick).collect();
+    let run = StatsRun {
+        tensors: &tensors,
+        options: run.options.clone(),
+        ..*run
+    };
+    Ok(distinct.spread(&stats_each(&run, control)?))
+}
+
+fn stats_each(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, Error> {
     let mut dtypes = Vec::with_capacity(run.tensors.len());
     for &index in run.tensors {
         dtypes.push(known_dtype(run.manifest, index, None)?);
@@ -153,7 +165,7 @@ pub fn stats(run: &StatsRun<'_>, control: &Control) -> Result<Vec<TensorStats>, 
         run,
         dtypes,
         options: Arc::new(run.options.clone()),
-        files: Files::new(run.reading, threads),
+        files: Files::new(run.reading, threads, 1),
     };
     let partials = execute(&job, threads, control)?;
     Ok(partials
@@ -188,27 +200,6 @@ fn known_dtype(manifest: &Manifest, index: u32, cast: Option<DType>) -> Result<D
         }
         (StoredDType::Known(dtype), _) => Ok(dtype),
     }
-}
-
-/// Something that is reduced item by item, chunk by chunk.
-trait Job: Sync {
-    type Partial: Default + Send;
-    type Worker;
-
-    fn items(&self) -> usize;
-    fn elements(&self, item: usize) -> u64;
-    fn element_bits(&self, item: usize) -> u64;
-    fn worker(&self) -> Self::Worker;
-
-    fn reduce(
-        &self,
-        worker: &mut Self::Worker,
-        item: usize,
-        elements: Range<u64>,
-        control: &Control,
-    ) -> Result<Self::Partial, Error>;
-
-    fn merge(&self, into: &mut Self::Partial, later: Self::Partial);
 }
 
 struct DiffJob<'a> {
@@ -280,7 +271,7 @@ impl<'a> Job for DiffJob<'a> {
             let bytes = (a.len() + b.len()) as u64;
             worker.reader_a.release(tensor_a)?;
             worker.reader_b.release(tensor_b)?;
-            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            control.add_done(bytes);
         }
         Ok(partial)
     }
@@ -369,7 +360,7 @@ impl<'a> Job for StatsJob<'a> {
             }
             let bytes = bytes.len() as u64;
             worker.reader.release(tensor)?;
-            control.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+            control.add_done(bytes);
         }
         partial
             .digests
@@ -380,370 +371,5 @@ impl<'a> Job for StatsJob<'a> {
     fn merge(&self, into: &mut HashedPartial, later: HashedPartial) {
         into.stats.merge(&later.stats);
         into.digests.extend(later.digests);
-    }
-}
-
-/// Cut elements into what is read at once. Pieces are multiples of every kernel block.
-fn pieces(elements: Range<u64>, bits: u64, bytes: u64) -> impl Iterator<Item = Range<u64>> {
-    let step = (bytes * 8 / bits).next_multiple_of(ckptdiff_kernels::BLOCK as u64);
-    let end = elements.end;
-    elements
-        .step_by(step as usize)
-        .map(move |start| start..(start + step).min(end))
-}
-
-/// Pieces begin at whole bytes, since they begin at multiples of a block.
-fn byte_range(elements: &Range<u64>, dtype: DType) -> Range<u64> {
-    dtype.bytes_before(elements.start)..dtype.bytes_before(elements.end)
-}
-
-/// How files are read in this run.
-struct Files {
-    reading: Reading,
-    mapped: MappedReads,
-    window_bytes: u64,
-}
-
-impl Files {
-    fn new(reading: Reading, threads: usize) -> Self {
-        Self {
-            reading: match reading {
-                Reading::Auto if threads > MOST_THREADS => Reading::Copied,
-                reading => reading,
-            },
-            mapped: MappedReads::new(),
-            window_bytes: window_bytes(threads),
-        }
-    }
-
-    /// Bytes of a side that are reduced at once.
-    const fn piece_bytes(&self, in_place: bool) -> u64 {
-        if in_place {
-            self.window_bytes
-        } else {
-            PIECE_BYTES
-        }
-    }
-}
-
-/// Brings a tensor's bytes together, wherever they lie.
-struct Reader<'a> {
-    manifest: &'a Manifest,
-    buffer: Vec<u8>,
-    /// What is read in place, and the offset it has in its source.
-    window: Option<(Window<'a>, u64)>,
-    /// A span of the tensor at hand, and where it begins in the tensor: pieces come in order, and
-    /// a tensor can have a million spans.
-    cursor: (usize, u64),
-    /// The spans that the cursor is for: where another tensor was read says nothing of this one.
-    cursor_spans: &'a [Span],
-}
-
-impl<'a> Reader<'a> {
-    const fn new(manifest: &'a Manifest) -> Self {
-        Self {
-            manifest,
-            buffer: Vec::new(),
-            window: None,
-            cursor: (0, 0),
-            cursor_spans: &[],
-        }
-    }
-
-    /// Whether the tensor's bytes need not be copied, as far as its first span tells: it is asked
-    /// for every chunk, and there can be a million spans.
-    fn in_place(&self, files: &Files, tensor: TensorView<'_>) -> bool {
-        tensor.spans.first().is_some_and(|span| {
-            self.manifest.sources()[span.source as usize].reads_in_place(files.reading)
-        })
-    }
-
-    /// The bytes, until [`release`](Self::release) is called.
-    fn read(
-        &mut self,
-        files: &Files,
-        tensor: TensorView<'a>,
-        bytes: Range<u64>,
-    ) -> Result<&[u8], Error> {
-        let length = (bytes.end - bytes.start) as usize;
-        self.seek(tensor, bytes.start);
-        let (index, span_start) = self.cursor;
-        if let Some(span) = tensor.spans.get(index)
-            && bytes.end <= span_start + span.length
-        {
-            let source = &self.manifest.sources()[span.source as usize];
-            let offset = span.offset + (bytes.start - span_start);
-            if let Some(borrowed) = source.borrow(offset, length) {
-                return Ok(borrowed);
-            }
-            if length >= SHORTEST_WINDOW
-                && let Some(window) = source.window(offset, length, files.reading, &files.mapped)
-            {
-                return Ok(self.window.insert((window, offset)).0.bytes());
-            }
-        }
-        self.copy(tensor, bytes)
-    }
-
-    /// Move the cursor to the span that has the byte at `start`.
-    fn seek(&mut self, tensor: TensorView<'a>, start: u64) {
-        let (mut index, mut span_start) = self.cursor;
-        if start < span_start || !std::ptr::eq(self.cursor_spans, tensor.spans) {
-            (index, span_start) = (0, 0);
-            self.cursor_spans = tensor.spans;
-        }
-        while let Some(span) = tensor.spans.get(index)
-            && span_start + span.length <= start
-        {
-            span_start += span.length;
-            index += 1;
-        }
-        self.cursor = (index, span_start);
-    }
-
-    /// Read into the buffer, from the cursor's span on.
-    fn copy(&mut self, tensor: TensorView<'_>, bytes: Range<u64>) -> Result<&[u8], Error> {
-        let length = (bytes.end - bytes.start) as usize;
-        if self.buffer.len() < length {
-            self.buffer.resize(length, 0);
-        }
-        let buffer = &mut self.buffer[..length];
-        let (first, mut span_start) = self.cursor;
-        let mut filled = 0;
-        for span in &tensor.spans[first.min(tensor.spans.len())..] {
-            if filled == length {
-                break;
-            }
-            let from = bytes.start.max(span_start);
-            let to = bytes.end.min(span_start + span.length);
-            if from < to {
-                let part = &mut buffer[filled..filled + (to - from) as usize];
-                let source = &self.manifest.sources()[span.source as usize];
-                let offset = span.offset + (from - span_start);
-                source
-                    .read_at(offset, part)
-                    .map_err(|error| read_error(source.path(), tensor.name, offset, part, error))?;
-                filled += part.len();
-            }
-            span_start += span.length;
-        }
-        debug_assert_eq!(filled, length, "a manifest's spans cover the tensor");
-        Ok(buffer)
-    }
-
-    /// Done with what was read: an error if some of it was lost meanwhile.
-    fn release(&mut self, tensor: TensorView<'_>) -> Result<(), Error> {
-        let Some((window, offset)) = self.window.take() else {
-            return Ok(());
-        };
-        if window.is_whole() {
-            return Ok(());
-        }
-        let source = tensor.spans[self.cursor.0].source as usize;
-        Err(Error::Truncated {
-            path: self.manifest.sources()[source].path().to_owned(),
-            tensor: tensor.name.to_owned(),
-            end: offset + window.bytes().len() as u64,
-        })
-    }
-}
-
-fn read_error(
-    path: &std::path::Path,
-    tensor: &str,
-    offset: u64,
-    part: &[u8],
-    source: io::Error,
-) -> Error {
-    let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::UnexpectedEof => Error::Truncated {
-            path,
-            tensor: tensor.to_owned(),
-            end: offset + part.len() as u64,
-        },
-        io::ErrorKind::NotFound => Error::NotFound { path },
-        // of a source that decodes, which does not know its tensor
-        io::ErrorKind::InvalidData => Error::Tensor {
-            path,
-            tensor: tensor.to_owned(),
-            fault: TensorFault::BrokenData(source.to_string()),
-        },
-        _ => Error::Io { path, source },
-    }
-}
-
-/// Chunks of one tensor, or several small tensors.
-type Batch = Vec<(usize, Range<u64>)>;
-
-/// Hands out the work in order.
-struct Planner {
-    item: usize,
-    element: u64,
-}
-
-impl Planner {
-    fn next<J: Job>(&mut self, job: &J) -> Option<Batch> {
-        let mut batch = Batch::new();
-        let mut bits = 0;
-        while self.item < job.items() && bits < BATCH_BYTES * 8 && batch.len() < BATCH_TENSORS {
-            let elements = job.elements(self.item);
-            let end = elements.min(self.element + CHUNK);
-            if end > self.element {
-                batch.push((self.item, self.element..end));
-                bits += (end - self.element) * job.element_bits(self.item);
-            }
-            self.element = end;
-            if end == elements {
-                (self.item, self.element) = (self.item + 1, 0);
-            }
-        }
-        (!batch.is_empty()).then_some(batch)
-    }
-}
-
-/// Merges partials in the order of their chunks.
-struct Merger<P> {
-    finished: Vec<P>,
-    /// Tensors that have several chunks and miss some.
-    waiting: HashMap<usize, Waiting<P>>,
-}
-
-/// What is known of a tensor beside the merged beginning.
-struct Waiting<P> {
-    /// Where the next chunk begins.
-    next: u64,
-    /// Chunks that are done before their turn, by where they begin, with where they end.
-    early: HashMap<u64, (u64, P)>,
-}
-
-impl<P> Default for Waiting<P> {
-    fn default() -> Self {
-        Self {
-            next: 0,
-            early: HashMap::new(),
-        }
-    }
-}
-
-impl<P> Merger<P> {
-    fn add<J: Job<Partial = P>>(&mut self, job: &J, item: usize, elements: Range<u64>, partial: P) {
-        let total = job.elements(item);
-        if elements == (0..total) {
-            self.finished[item] = partial;
-            return;
-        }
-        let waiting = self.waiting.entry(item).or_default();
-        waiting
-            .early
-            .insert(elements.start, (elements.end, partial));
-        while let Some((end, partial)) = waiting.early.remove(&waiting.next) {
-            job.merge(&mut self.finished[item], partial);
-            waiting.next = end;
-        }
-        if waiting.next == total {
-            self.waiting.remove(&item);
-        }
-    }
-}
-
-/// How many threads, of which 0 means one per core.
-fn threads_of(threads: usize) -> usize {
-    match threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
-}
-
-fn execute<J: Job>(job: &J, threads: usize, control: &Control) -> Result<Vec<J::Partial>, Error> {
-    let planner = Mutex::new(Planner {
-        item: 0,
-        element: 0,
-    });
-    let merger = Mutex::new(Merger {
-        finished: std::iter::repeat_with(J::Partial::default)
-            .take(job.items())
-            .collect(),
-        waiting: HashMap::new(),
-    });
-    let failure = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut worker = job.worker();
-                let mut partials = Vec::new();
-                loop {
-                    let batch = lock(&planner).next(job);
-                    let Some(batch) = batch else {
-                        break;
-                    };
-                    for (item, elements) in batch {
-                        match job.reduce(&mut worker, item, elements.clone(), control) {
-                            Ok(partial) => partials.push((item, elements, partial)),
-                            Err(error) => {
-                                control.cancel();
-                                // The first failure counts; the others only saw the cancel.
-                                lock(&failure).get_or_insert(error);
-                                return;
-                            }
-                        }
-                    }
-                    let mut merger = lock(&merger);
-                    for (item, elements, partial) in partials.drain(..) {
-                        merger.add(job, item, elements, partial);
-                    }
-                }
-            });
-        }
-    });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(merger
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .finished),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::manifest::ManifestBuilder;
-    use crate::source::testing::Bytes;
-
-    #[test]
-    fn where_one_tensor_was_read_says_nothing_of_the_next() {
-        let bytes: Vec<u8> = (0..600u32).map(|index| (index % 251) as u8).collect();
-        let mut builder = ManifestBuilder::default();
-        let source = builder.add_source(Arc::new(Bytes(bytes.clone())));
-        // Contiguous, cut at different places; one begins with a span of nothing.
-        for (name, start, cuts) in [
-            ("x", 0, [100, 200]),
-            ("y", 200, [10, 200]),
-            ("z", 400, [0, 200]),
-        ] {
-            let spans = [(0, cuts[0]), (cuts[0], cuts[1])].map(|(from, to)| Span {
-                source,
-                offset: start + from,
-                length: to - from,
-            });
-            builder.add(name, "U8", &[200], spans);
-        }
-        let manifest = builder.build().expect("different names");
-        let files = Files::new(Reading::Copied, 1);
-        let mut reader = Reader::new(&manifest);
-        for tensor in [0, 1, 2, 1, 0, 2] {
-            for range in [150..160, 0..20, 150..160] {
-                let start = 200 * tensor + range.start as usize;
-                let found = reader
-                    .read(&files, manifest.tensor(tensor), range.clone())
-                    .expect("bytes in memory");
-                assert_eq!(
-                    found,
-                    &bytes[start..start + found.len()],
-                    "{tensor} {range:?}"
-                );
-            }
-        }
     }
 }

@@ -49,6 +49,7 @@ pub fn read_safetensors_index(path: &Path) -> Result<Manifest, Error> {
     let index = read_index(path)?;
     let directory = path.parent().unwrap_or(Path::new(""));
     let mut builder = ManifestBuilder::default();
+    builder.promise_disjoint();
     for (shard, ranges) in &index.shards {
         let file = shard_path(path, directory, shard)?;
         let held = read_safetensors(&file).map_err(|error| match error {
@@ -249,6 +250,8 @@ impl Header {
     /// This uses the text up: it is as large as the manifest, and both are in memory only here.
     fn parse(self, path: &Path) -> Result<ManifestBuilder, Error> {
         let mut builder = ManifestBuilder::default();
+        // Holes and overlaps are errors, which is checked when all is there.
+        builder.promise_disjoint();
         builder.add_source(Arc::new(FileSource::new(path.to_owned())));
         let mut seed = HeaderSeed {
             builder,

@@ -4,7 +4,7 @@
 //! many as dtype and shape take, is checked here once for all formats, so that the engine can rely
 //! on it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,9 @@ use crate::strided::{Blocks, StridedSource};
 
 /// Distinct dtypes that nobody knows; each is a name to keep.
 const UNKNOWN_DTYPES_AT_MOST: usize = 1000;
+
+/// Strided views that are remembered, to tell that a later one is the same.
+const VIEWS_AT_MOST: usize = 4096;
 
 /// A manifest keeps positions of names and sizes in 32 bits.
 const ARENA: u64 = u32::MAX as u64;
@@ -46,6 +49,9 @@ pub struct PlacedPart {
     pub strides: Option<Vec<u64>>,
 }
 
+/// Elements that lie apart: of which file, from where on, how wide, in which shape and strides.
+type View = (u32, u64, u64, Vec<u64>, Vec<u64>);
+
 /// Collects tensors of files into a [`Manifest`], and checks them.
 pub struct SpanManifest {
     builder: ManifestBuilder,
@@ -53,6 +59,7 @@ pub struct SpanManifest {
     blocks: Arc<Blocks>,
     inflated: Arc<Inflated>,
     strided: usize,
+    views: HashMap<View, Span>,
     unknown: HashSet<String>,
     names: u64,
     places: u64,
@@ -91,13 +98,14 @@ impl SpanManifest {
             blocks: Arc::default(),
             inflated: Arc::default(),
             strided: 0,
+            views: HashMap::new(),
             unknown: HashSet::new(),
             names: 0,
             places: 0,
         })
     }
 
-    /// Add a deflated part of a file as a source of its own, which spans call by the next number.
+    /// Add a deflated part of a file, which inflates to a length and a CRC, as a source of its own, which spans call by the next number.
     ///
     /// All of these come before the first tensor, whose strides may make further sources.
     pub fn add_deflated(
@@ -105,7 +113,7 @@ impl SpanManifest {
         source: u32,
         offset: u64,
         stored_length: u64,
-        length: u64,
+        (length, crc): (u64, u32),
     ) -> Result<(), Error> {
         let number = self.files.len();
         let fail = |files: &[File], fault| Error::Tensor {
@@ -131,7 +139,7 @@ impl SpanManifest {
             Arc::clone(&self.inflated),
             number,
             (offset, stored_length),
-            length,
+            (length, crc),
         ));
         self.builder.add_source(Arc::clone(&source));
         self.files.push(File {
@@ -204,12 +212,20 @@ impl SpanManifest {
             .map_err(|fault| fail(&self.files, fault))?;
         self.make_room(name, dtype, shape.len(), 1)
             .map_err(|fault| fail(&self.files, fault))?;
-        let source = self.builder.add_source(view);
-        let span = Span {
-            source,
-            offset: 0,
-            length,
+        // Tensors that are tied have one place, which is how a run knows that they are the same.
+        let width = DType::from_name(dtype).map_or(0, DType::bits);
+        let place = (source, offset, width, shape.to_owned(), strides.to_owned());
+        let span = match self.views.get(&place) {
+            Some(span) => *span,
+            None => Span {
+                source: self.builder.add_source(view),
+                offset: 0,
+                length,
+            },
         };
+        if self.views.len() < VIEWS_AT_MOST {
+            self.views.insert(place, span);
+        }
         self.builder.add(name, dtype, shape, [span]);
         Ok(())
     }

@@ -53,7 +53,17 @@ pub trait Table: Sized {
     /// # Panics
     ///
     /// Where there are fewer rows.
-    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>>;
+    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>> {
+        self.columns(&[name], rows)?.pop()
+    }
+
+    /// The same of several columns, in one walk over the rows: what they are finished from is
+    /// finished once.
+    ///
+    /// # Panics
+    ///
+    /// Where there are fewer rows.
+    fn columns(&self, names: &[&str], rows: Range<usize>) -> Option<Vec<Column<'_>>>;
 
     /// The histogram behind a row, where one was asked for.
     fn histogram(&self, row: usize) -> Option<&Histogram>;
@@ -79,12 +89,22 @@ enum Kind {
 }
 
 impl Kind {
-    /// A column of this kind.
-    fn collect<'a>(self, cells: impl Iterator<Item = Cell<'a>>) -> Column<'a> {
+    /// A column of this kind, without rows so far.
+    fn column<'a>(self, rows: usize) -> Column<'a> {
         match self {
-            Self::Count => Column::Counts(cells.map(|cell| cell.count()).collect()),
-            Self::Number => Column::Floats(cells.map(|cell| cell.nearest_float()).collect()),
-            Self::Other => Column::Cells(cells.collect()),
+            Self::Count => Column::Counts(Vec::with_capacity(rows)),
+            Self::Number => Column::Floats(Vec::with_capacity(rows)),
+            Self::Other => Column::Cells(Vec::with_capacity(rows)),
+        }
+    }
+}
+
+impl<'a> Column<'a> {
+    fn push(&mut self, cell: Cell<'a>) {
+        match self {
+            Self::Counts(counts) => counts.push(cell.count()),
+            Self::Floats(floats) => floats.push(cell.nearest_float()),
+            Self::Cells(cells) => cells.push(cell),
         }
     }
 }

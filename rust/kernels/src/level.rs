@@ -3,6 +3,9 @@
 //! Every pass is one generic piece of source. A [`Level`] is the proof that this machine has an
 //! instruction set; [`Level::run`] calls the pass from a function compiled for it, into which the
 //! pass inlines. So there is one source, one `unsafe` call per level, and any level can be forced.
+//!
+//! That FMA is enabled fuses nothing by itself: a multiplication and an addition stay two, unless a
+//! pass asks for [`Simd::fma_f64`], which rounds once at every level.
 
 use crate::dtype::DType;
 use crate::simd::Simd;
@@ -36,7 +39,10 @@ impl Level {
         #[allow(unused_mut)] // There is nothing to add on other architectures.
         let mut levels = vec![Self(Isa::Portable)];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("fma")
+        {
             levels.push(Self(Isa::Avx2));
         }
         levels
@@ -80,7 +86,7 @@ impl Level {
         match self.0 {
             Isa::Portable => portable(pass),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` is only made where AVX2 and F16C were detected.
+            // SAFETY: `Isa::Avx2` is only made where AVX2, F16C and FMA were detected.
             Isa::Avx2 => unsafe { avx2(pass) },
         }
     }
@@ -93,8 +99,8 @@ fn portable<P: Pass>(pass: P) -> P::Output {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
-#[target_feature(enable = "avx2,f16c")]
+#[target_feature(enable = "avx2,f16c,fma")]
 fn avx2<P: Pass>(pass: P) -> P::Output {
-    // SAFETY: this function itself is only called where AVX2 and F16C were detected.
+    // SAFETY: this function itself is only called where AVX2, F16C and FMA were detected.
     pass.run(unsafe { Avx2::new() })
 }

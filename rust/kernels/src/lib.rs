@@ -1,7 +1,7 @@
 //! Bytes in, partials out.
 //!
-//! A *kernel* takes the raw bytes of the same run of elements of one tensor (stats) or two (diff)
-//! and folds them into a *partial*: a small value that knows `merge` and from which every column
+//! A *kernel* takes the raw bytes of the same run of elements of one tensor (stats), two (diff) or
+//! many (gram) and folds them into a *partial*: a small value that knows `merge` and from which every column
 //! can be finished. Nothing here opens a file, spawns a thread or knows a tensor's name.
 //!
 //! How a run of bytes is reduced, in blocks of [`BLOCK`] elements that stay in the L1 cache:
@@ -14,16 +14,22 @@
 //!    infinity, an overflow or an underflow shows in them, and then, and only then, the block is
 //!    done again: in `f64`, and if that does not do either, element by element with scaled sums.
 //! 3. Extremes and counts are exact; sums are folded in an order that the block's length alone
-//!    fixes, without fused multiply-add, so that every instruction set gives the same bits.
+//!    fixes, so that every instruction set gives the same bits. A fused multiply-add rounds
+//!    differently, so a pass has it at every level or at none; only products of many runs
+//!    ([`GramKernel`]) have it.
 //!
 //! ISA levels are instantiations of the same source ([`Level`]).
 
+mod bf16;
 mod cast;
 mod decode;
 mod diff;
 mod dtype;
+mod exponents;
+mod gram;
 mod histogram;
 mod level;
+mod mean;
 mod number;
 mod passes;
 mod quantised;
@@ -31,11 +37,15 @@ mod runs;
 mod scaled;
 mod simd;
 mod stats;
+mod values;
 
+pub use bf16::Bf16Comparison;
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffSummary};
 pub use dtype::{DType, Granule, UnknownDType};
+pub use gram::{GramKernel, GramPartial};
 pub use histogram::Histogram;
 pub use level::Level;
+pub use mean::MeanKernel;
 pub use number::{Extreme, Number};
 pub use scaled::Scaled;
 pub use stats::{StatsKernel, StatsOptions, StatsPartial, StatsSummary};

@@ -288,3 +288,20 @@ wide_codes!(U32Codes, simd, row => simd.load_u32(row));
 wide_codes!(F64Codes, load_f64_bytes, halves);
 wide_codes!(I64Codes, load_i64, halves);
 wide_codes!(U64Codes, load_u64, halves);
+
+/// Narrow values, widened on the way into registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Widened<R>(pub(crate) R);
+
+impl<R: NarrowRun> WideRun for Widened<R> {
+    #[inline(always)]
+    fn rows(self) -> usize {
+        self.0.halves() * (HALF / 8)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(self, simd: S, row: usize) -> [S::F64; 2] {
+        let rows = self.0.load(simd, row / 4, row / 2 % 2);
+        simd.widen(rows[row % 2])
+    }
+}

@@ -45,6 +45,8 @@ pub(crate) trait Simd: Copy {
     fn add_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
     fn sub_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
     fn mul_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
+    /// `x · y + z`, rounded once, at every level: without an instruction for it, by a function.
+    fn fma_f64(self, x: Self::F64, y: Self::F64, z: Self::F64) -> Self::F64;
     fn abs_f64(self, x: Self::F64) -> Self::F64;
     /// `x` where `x > y`, else `y`.
     fn max_f64(self, x: Self::F64, y: Self::F64) -> Self::F64;
@@ -147,10 +149,14 @@ pub(crate) trait Simd: Copy {
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
 
+    /// The larger of each lane and −2·code modulo 2^16, of 16 codes of 16 bits: the code nearest
+    /// to zero, but for zeros, without its sign.
+    fn nearest_zero_16(self, nearest: Self::Codes, codes: &[u8; 32]) -> Self::Codes;
     /// Count the bytes that are `byte`; 255 times at most.
     fn count_byte(self, counts: Self::Codes, bytes: &[u8; 32], byte: u8) -> Self::Codes;
-    /// How far the biased exponents lie below `largest`, in any order; 255 where that is too far for
-    /// a byte.
+    /// How far the biased exponents lie below `largest`, in any order.
+    fn exponents_f32(self, values: [Self::F32; 4], largest: u8) -> [u8; 32];
+    /// The same; 255 where that is too far for a byte.
     fn exponents_f64(self, values: [Self::F64; 8], largest: u16) -> [u8; 32];
 
     /// The range of no codes, of so many bytes each.

@@ -719,18 +719,7 @@ fn check_extras(dtype: DType, a: &[u8], b: &[u8], count: usize, options: &DiffOp
         let found = differences.iter().filter(|(d, a)| condition(*d, *a));
         found.count() as u64
     };
-    let mut bins = BTreeMap::new();
-    for (difference, _) in differences.iter().filter(|(d, _)| *d > 0.0) {
-        // A logarithm, put right where it was rounded.
-        let mut exponent = difference.log2().floor() as i32;
-        while 2f64.powi(exponent) > *difference {
-            exponent -= 1;
-        }
-        while 2f64.powi(exponent + 1) <= *difference {
-            exponent += 1;
-        }
-        *bins.entry(exponent).or_insert(0) += 1;
-    }
+    let bins = bins_of(differences.iter().map(|(difference, _)| *difference));
     for level in Level::available() {
         let mut partial = DiffPartial::default();
         let mut kernel = DiffKernel::new(level, Arc::new(options.clone()));
@@ -883,6 +872,73 @@ fn histograms_of_far_and_subnormal_differences() {
                 (0..BLOCK).map(|index| values[(index + index / 5 * stride) % 5]),
             );
             check_all_extras(dtype, &a, &b, BLOCK);
+        }
+    }
+}
+
+/// How many of these magnitudes lie in [2^e, 2^(e+1)), for each e; zeros in none.
+fn bins_of(magnitudes: impl Iterator<Item = f64>) -> BTreeMap<i32, u64> {
+    let mut bins = BTreeMap::new();
+    for magnitude in magnitudes.filter(|magnitude| *magnitude > 0.0) {
+        // A logarithm, put right where it was rounded.
+        let mut exponent = magnitude.log2().floor() as i32;
+        while 2f64.powi(exponent) > magnitude {
+            exponent -= 1;
+        }
+        while 2f64.powi(exponent + 1) <= magnitude {
+            exponent += 1;
+        }
+        *bins.entry(exponent).or_insert(0) += 1;
+    }
+    bins
+}
+
+fn check_stats_histogram(dtype: DType, codes: &[u8], count: usize) {
+    let magnitudes: Vec<f64> = (0..count)
+        .map(|index| decode(dtype, codes, index).abs())
+        .filter(|magnitude| magnitude.is_finite())
+        .collect();
+    let zeros = magnitudes.iter().filter(|magnitude| **magnitude == 0.0);
+    let zeros = zeros.count() as u64;
+    let bins = Vec::from_iter(bins_of(magnitudes.into_iter()));
+    for level in Level::available() {
+        let mut partial = StatsPartial::default();
+        StatsKernel::new(level, Arc::new(StatsOptions { histogram: true })).accumulate(
+            dtype,
+            codes,
+            count,
+            0,
+            &mut partial,
+        );
+        let histogram = partial.histogram().expect("asked for");
+        assert_eq!(
+            histogram.zeros(),
+            zeros,
+            "{dtype}, {count}, {level:?}: zeros"
+        );
+        let found: Vec<_> = histogram.bins().collect();
+        assert_eq!(found, bins, "{dtype}, {count}, {level:?}: bins");
+    }
+}
+
+#[test]
+fn histograms_of_weights_and_of_any_codes() {
+    for dtype in judged() {
+        for count in [1, 31, 32, 64, BLOCK, 2 * BLOCK + 65] {
+            check_stats_histogram(dtype, &weights(dtype, 6, count), count);
+            check_stats_histogram(dtype, &noise(8, 8 * count + 8), count);
+        }
+    }
+    // Subnormal, far apart, or zeros of both signs among them.
+    for dtype in [DType::BF16, DType::F32, DType::F64] {
+        for values in [
+            [1.0, 1.76e-38, 1.175_494_4e-38, 1e-30, 1e-39],
+            [0.0, -0.0, -1.5, 0.25, -4e-9],
+            [0.0, -0.0, 0.0, 0.0, 0.0],
+            [3e38, 1e-300, 1e300, -1.0, 2.0],
+        ] {
+            let values = (0..BLOCK).map(|index| values[index % 5]);
+            check_stats_histogram(dtype, &codes_of(dtype, values), BLOCK);
         }
     }
 }

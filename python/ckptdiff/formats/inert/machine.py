@@ -31,7 +31,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ckptdiff._core import strip_pickle
+from ckptdiff._core import give_back_freed_memory, strip_pickle
 from ckptdiff.errors import InvalidCheckpointError
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
 _HIGHEST_PROTOCOL = 5
 _INTEGER_BYTES_AT_MOST = 256
 _FREE_ALLOWANCE = 65536
+_LARGE_PICKLE = 1 << 22
 # Below this, the hash of an integer is the integer.
 _INTEGER_HASHED_AS_ITSELF = 2**61 - 1
 
@@ -143,6 +144,9 @@ def unpickle(
         raise PickleCutOffError(f"{source}: the pickle is cut off") from None
     except ValueError as error:
         raise InvalidCheckpointError(f"{source}: a broken pickle: {error}") from None
+    if end - start >= _LARGE_PICKLE:
+        # the bytes that were stripped, before values fill the memory
+        give_back_freed_memory()
     machine = _Machine(data, source, known, persistent_load, end - start)
     try:
         with _without_garbage_collection():

@@ -422,10 +422,19 @@ impl Table for DiffTable {
             .collect()
     }
 
-    fn column(&self, name: &str, rows: Range<usize>) -> Option<Column<'_>> {
-        let column = self.columns.iter().find(|column| column.name == name)?;
-        let cells = rows.map(|row| column.cell(&self.view(row)));
-        Some(column.kind.collect(cells))
+    fn columns(&self, names: &[&str], rows: Range<usize>) -> Option<Vec<Column<'_>>> {
+        let find = |name: &&str| self.columns.iter().find(|column| column.name == *name);
+        let columns: Vec<_> = names.iter().map(find).collect::<Option<_>>()?;
+        let mut filled: Vec<_> = columns
+            .iter()
+            .map(|column| column.kind.column(rows.len()))
+            .collect();
+        for row in rows.map(|row| self.view(row)) {
+            for (filled, column) in filled.iter_mut().zip(&columns) {
+                filled.push(column.cell(&row));
+            }
+        }
+        Some(filled)
     }
 
     fn histogram(&self, row: usize) -> Option<&Histogram> {

@@ -6,12 +6,13 @@
 //! element, in code that is slow and obvious.
 
 use super::codes::Codes;
-use super::extras::{Distances, Extra};
+use super::extras::{Extra, Narrowness, NearestZero};
 use super::value::{Difference, Value};
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
 use crate::decode::{DecodeNarrow, DecodeWide, PADDING, Widen, integer_at};
 use crate::dtype::{DType, Domain};
+use crate::exponents::Distances;
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::passes::{
@@ -130,6 +131,21 @@ macro_rules! with_wide {
             }
         }
     }};
+}
+
+/// What is asked for on top, of a block with these sums.
+macro_rules! extra {
+    ($block:ident, $sums:ident) => {
+        Extra {
+            level: $block.level,
+            options: $block.options,
+            floats: $block.floats(),
+            changed: $sums.changed,
+            max_abs: $sums.max_abs,
+            partial: &mut *$block.partial,
+            distances: &mut *$block.distances,
+        }
+    };
 }
 
 impl Block<'_> {
@@ -279,10 +295,11 @@ impl Block<'_> {
         {
             self.record(sums.max_abs, a as f64, b as f64, position);
         }
+        self.fold(&sums);
         if self.options.wants_each_difference() {
             self.widen();
+            self.count_extras(WideRuns::Decoded, &sums);
         }
-        self.fold(&sums);
     }
 
     /// What narrow passes can load, with the same result whatever it is: codes, where blocks are of
@@ -351,7 +368,10 @@ impl Block<'_> {
                 with_narrow!(runs, self, a, b => self.level.run(GroupsWith { a, b, magnitude }));
             self.record_from(groups);
         }
-        self.fold_short(&sums);
+        self.fold(&sums);
+        if self.options.wants_each_difference() {
+            self.count_narrow_extras(runs, &sums);
+        }
         true
     }
 
@@ -392,15 +412,11 @@ impl Block<'_> {
             let groups = self.level.run(GroupsWith { a, b, magnitude });
             self.record_from(groups);
         }
-        self.fold_short(&sums);
-        true
-    }
-
-    fn fold_short(&mut self, sums: &DiffSums) {
+        self.fold(&sums);
         if self.options.wants_each_difference() {
-            self.widen();
+            self.count_extras(self.wide_runs(), &sums);
         }
-        self.fold(sums);
+        true
     }
 
     /// Whether the largest difference in `f32` leaves open that one in `f64` beats the record.
@@ -414,11 +430,7 @@ impl Block<'_> {
             return max_abs > 0.0;
         }
         let rounded = f64::from(record as f32);
-        let exact = self
-            .a
-            .dtype
-            .exact_differences_below()
-            .min(self.b.dtype.exact_differences_below());
+        let exact = self.exact_differences_below();
         max_abs > rounded || (max_abs == rounded && max_abs > 0.0 && max_abs >= exact)
     }
 
@@ -495,10 +507,10 @@ impl Block<'_> {
         }
         self.count_wide(runs, &mut sums);
         let exceeds = exceeds(sums.max_abs, self.partial.max_abs.magnitude.to_f64());
-        if of_codes && (exceeds || self.options.wants_each_difference()) {
-            self.widen();
-        }
         if exceeds {
+            if of_codes {
+                self.widen();
+            }
             let position = (0..self.floats())
                 .find(|&index| (self.wide_b[index] - self.wide_a[index]).abs() == sums.max_abs);
             if let Some(position) = position {
@@ -507,6 +519,9 @@ impl Block<'_> {
             }
         }
         self.fold(&sums);
+        if self.options.wants_each_difference() {
+            self.count_extras(runs, &sums);
+        }
         true
     }
 
@@ -601,7 +616,7 @@ impl Block<'_> {
         self.partial.bits_changed += comparison.bits_changed;
     }
 
-    /// Fold the sums of a harmless block. The wide values must be there where they are needed.
+    /// Fold the sums of a harmless block, whose extras are counted elsewhere.
     fn fold(&mut self, sums: &DiffSums) {
         let partial = &mut *self.partial;
         partial.finite += (self.elements * self.components) as u64;
@@ -615,24 +630,49 @@ impl Block<'_> {
         partial.dot_da.merge(sums.dot_da.into());
         partial.dot_ab.merge(sums.dot_ab.into());
         if !self.options.wants_each_difference() {
-            self.partial.out_of_tolerance += sums.changed;
-        } else if self.components == 1 {
-            let padded = self.padded();
-            let a = Values::new(&self.wide_a[..padded]);
-            let b = Values::new(&self.wide_b[..padded]);
-            let extra = Extra {
-                level: self.level,
-                options: self.options,
-                floats: self.floats(),
-                changed: sums.changed,
-                max_abs: sums.max_abs,
-                partial: &mut *self.partial,
-                distances: &mut *self.distances,
-            };
-            extra.count_wide(a, b);
+            partial.out_of_tolerance += sums.changed;
+        }
+    }
+
+    /// What is asked for on top, of a harmless block, by what narrow passes have loaded.
+    fn count_narrow_extras(&mut self, runs: NarrowRuns, sums: &DiffSums) {
+        let narrowness = self.narrowness(runs, sums.max_abs);
+        with_narrow!(runs, self, a, b => extra!(self, sums).count_narrow(a, b, narrowness));
+    }
+
+    /// The same by what wide passes have loaded.
+    fn count_extras(&mut self, runs: WideRuns, sums: &DiffSums) {
+        if self.components == 1 {
+            with_wide!(runs, self, a, b => extra!(self, sums).count_wide(a, b));
         } else {
+            self.widen();
             self.look_at_each_difference();
         }
+    }
+
+    fn narrowness(&self, runs: NarrowRuns, max_abs: f64) -> Narrowness {
+        if self.a.dtype == DType::BF16 && runs == NarrowRuns::Same {
+            // Any difference is a multiple of the step at the smallest value, which is at least
+            // 2^-8 of it.
+            let (a, b) = (self.a.bytes, self.b.bytes);
+            let nearest = self.level.run(NearestZero { a, b });
+            let smallest = f64::from(f32::from_bits((nearest / 2) << 16));
+            return Narrowness {
+                smallest,
+                exact: max_abs <= smallest * 65536.0,
+            };
+        }
+        let below = self.exact_differences_below();
+        Narrowness {
+            smallest: scale(below, -24),
+            exact: max_abs < below,
+        }
+    }
+
+    /// Below this, differences are exact in `f32`.
+    fn exact_differences_below(&self) -> f64 {
+        let (a, b) = (self.a.dtype, self.b.dtype);
+        a.exact_differences_below().min(b.exact_differences_below())
     }
 
     /// `bits_changed` and `max_ulp` of a block whose values are all finite.

@@ -1,22 +1,20 @@
 //! What is asked for on top of the default columns, of blocks that the fast paths have summed:
 //! counts over thresholds and tolerances, and the histogram of |d|.
 //!
-//! All of it is decided by |d| as `f64` has it, in wide passes.
+//! All of it is decided by |d| as `f64` has it, which wide passes compute. For narrow values `f32`
+//! will do in nearly every block: where all differences are exact in it, they compare with a
+//! threshold as `f64` does; and a tolerance leaves a count open only where |d| is within 2^-20 of
+//! it. A block that stays open is widened on the way into a wide pass.
 //!
-//! For the histogram, exponents become bytes, namely how far below the largest they are, and
-//! every distance is counted by comparing the bytes with it, the nearest first, until all
-//! differences are accounted for; values spread over few binades.
+//! For the histogram, exponents are counted, see [`crate::exponents`].
 
 use super::{DiffOptions, DiffPartial};
-use crate::BLOCK;
+use crate::exponents::{Counts, Distances, count_distances};
 use crate::histogram::Histogram;
 use crate::level::{Level, Pass};
 use crate::passes::rows;
-use crate::runs::WideRun;
+use crate::runs::{NarrowRun, WideRun, Widened};
 use crate::simd::Simd;
-
-/// Bytes of a block, one for each float.
-pub(super) type Distances = [[u8; 32]; BLOCK / 32];
 
 /// What is known of a harmless block, and what its counts are added to.
 pub(super) struct Extra<'a> {
@@ -30,15 +28,71 @@ pub(super) struct Extra<'a> {
     pub(super) distances: &'a mut Distances,
 }
 
+/// What narrow passes may rely on.
+#[derive(Clone, Copy)]
+pub(super) struct Narrowness {
+    /// No value is nearer to zero than this, but for zero.
+    pub(super) smallest: f64,
+    /// Whether every difference is exact in `f32`.
+    pub(super) exact: bool,
+}
+
 impl Extra<'_> {
-    pub(super) fn count_wide<R: WideRun>(mut self, a: R, b: R) {
-        self.count_tolerance(a, b);
+    pub(super) fn count_narrow<A: NarrowRun, B: NarrowRun>(
+        mut self,
+        a: A,
+        b: B,
+        narrowness: Narrowness,
+    ) {
+        if !narrowness.exact {
+            let tolerated = self.count_tolerance_narrow(a, b, narrowness.smallest);
+            return self.count_wide_beside(Widened(a), Widened(b), tolerated);
+        }
+        if !self.count_tolerance_narrow(a, b, narrowness.smallest) {
+            self.count_tolerance_wide(Widened(a), Widened(b));
+        }
+        self.count_above(|level, limits, used| {
+            let limits = limits.map(toward_zero);
+            match used {
+                1 => first(level.run(AboveNarrow::<A, B, 1>::new(a, b, &limits))),
+                2 | 3 => first(level.run(AboveNarrow::<A, B, 3>::new(a, b, &limits))),
+                _ => level.run(AboveNarrow::<A, B, CHUNK>::new(a, b, &limits)),
+            }
+        });
+        if self.options.histogram && !self.count_no_differences() {
+            let largest = (self.max_abs as f32).to_bits() >> 23;
+            let counts = self.level.run(ExponentsNarrow {
+                a,
+                b,
+                largest: largest as u16,
+                changed: self.changed,
+                distances: &mut *self.distances,
+            });
+            self.add_exponents(
+                counts.as_ref(),
+                largest as i32 - 127,
+                Widened(a),
+                Widened(b),
+            );
+        }
+    }
+
+    pub(super) fn count_wide<A: WideRun, B: WideRun>(self, a: A, b: B) {
+        self.count_wide_beside(a, b, false);
+    }
+
+    /// `tolerated` tells whether the tolerance was counted already. The largest |d| may be that of
+    /// a narrow pass.
+    fn count_wide_beside<A: WideRun, B: WideRun>(mut self, a: A, b: B, tolerated: bool) {
+        if !tolerated {
+            self.count_tolerance_wide(a, b);
+        }
         // Rounded to `f32`, the largest difference may have gone below its neighbour.
         self.max_abs *= 1.0 + f64::from(f32::EPSILON);
         self.count_above(|level, limits, used| match used {
-            1 => first(level.run(AboveWide::<R, 1>::new(a, b, &limits))),
-            2 | 3 => first(level.run(AboveWide::<R, 3>::new(a, b, &limits))),
-            _ => level.run(AboveWide::<R, CHUNK>::new(a, b, &limits)),
+            1 => first(level.run(AboveWide::<A, B, 1>::new(a, b, &limits))),
+            2 | 3 => first(level.run(AboveWide::<A, B, 3>::new(a, b, &limits))),
+            _ => level.run(AboveWide::<A, B, CHUNK>::new(a, b, &limits)),
         });
         if self.options.histogram && !self.count_no_differences() {
             // At most one more than that of any difference.
@@ -54,7 +108,41 @@ impl Extra<'_> {
         }
     }
 
-    fn count_tolerance<R: WideRun>(&mut self, a: R, b: R) {
+    /// Count a tolerance, unless a wide pass has to.
+    fn count_tolerance_narrow<A: NarrowRun, B: NarrowRun>(
+        &mut self,
+        a: A,
+        b: B,
+        smallest: f64,
+    ) -> bool {
+        /// Where roundings of `f32` are relative ones.
+        const NORMAL: std::ops::Range<f64> = 1e-30..1e30;
+        /// Takes in several roundings.
+        const MARGIN: f64 = 1.0 / (1 << 20) as f64;
+        let DiffOptions { atol, rtol, .. } = *self.options;
+        if !self.options.tolerant() {
+            self.partial.out_of_tolerance += self.changed;
+            return true;
+        }
+        let safe = (atol == 0.0 || NORMAL.contains(&atol))
+            && (rtol == 0.0 || NORMAL.contains(&rtol) && rtol * smallest >= NORMAL.start);
+        if !safe {
+            return false;
+        }
+        let scaled = |factor: f64| [(atol * factor) as f32, (rtol * factor) as f32];
+        let [surely, maybe] = self.level.run(ToleranceNarrow {
+            a,
+            b,
+            upper: scaled(1.0 + MARGIN),
+            lower: scaled(1.0 - MARGIN),
+        });
+        if surely == maybe {
+            self.partial.out_of_tolerance += surely;
+        }
+        surely == maybe
+    }
+
+    fn count_tolerance_wide<A: WideRun, B: WideRun>(&mut self, a: A, b: B) {
         let DiffOptions { atol, rtol, .. } = *self.options;
         if !self.options.tolerant() {
             self.partial.out_of_tolerance += self.changed;
@@ -106,21 +194,31 @@ impl Extra<'_> {
 
     /// Add the counts of exponents from `largest` down, or the differences one by one where
     /// there are none: they are subnormal, or more than 254 binades apart.
-    fn add_exponents<R: WideRun>(&mut self, counts: Option<&Counts>, largest: i32, a: R, b: R) {
+    fn add_exponents<A: WideRun, B: WideRun>(
+        &mut self,
+        counts: Option<&Counts>,
+        largest: i32,
+        a: A,
+        b: B,
+    ) {
         let Some(extras) = &mut self.partial.extras else {
             return;
         };
         let histogram = &mut extras.histogram;
         match counts {
-            Some(Counts { counts, used }) => {
-                for (exponent, count) in (i32::MIN..=largest).rev().zip(&counts[..*used]) {
-                    if *count > 0 {
-                        histogram.add_many(exponent, u64::from(*count));
-                    }
-                }
-            }
+            Some(counts) => counts.add_to(histogram, largest),
             None => self.level.run(AddSingly { a, b, histogram }),
         }
+    }
+}
+
+/// The largest `f32` that is not larger, of a positive value.
+fn toward_zero(value: f64) -> f32 {
+    let nearest = value as f32;
+    if f64::from(nearest) > value {
+        f32::from_bits(nearest.to_bits() - 1)
+    } else {
+        nearest
     }
 }
 
@@ -133,22 +231,70 @@ fn first<const N: usize>(counts: [u64; N]) -> [u64; CHUNK] {
     all
 }
 
-/// How many wide |d| exceed each limit.
-struct AboveWide<R, const N: usize> {
-    a: R,
-    b: R,
-    limits: [f64; N],
+macro_rules! above {
+    ($name:ident, $run:ident, $value:ty, $what:literal) => {
+        #[doc = $what]
+        struct $name<A, B, const N: usize> {
+            a: A,
+            b: B,
+            limits: [$value; N],
+        }
+
+        impl<A: $run, B: $run, const N: usize> $name<A, B, N> {
+            fn new(a: A, b: B, all: &[$value; CHUNK]) -> Self {
+                let mut limits = [0.0; N];
+                limits.copy_from_slice(&all[..N]);
+                Self { a, b, limits }
+            }
+        }
+    };
 }
 
-impl<R: WideRun, const N: usize> AboveWide<R, N> {
-    fn new(a: R, b: R, all: &[f64; CHUNK]) -> Self {
-        let mut limits = [0.0; N];
-        limits.copy_from_slice(&all[..N]);
-        Self { a, b, limits }
+above!(
+    AboveNarrow,
+    NarrowRun,
+    f32,
+    "How many narrow |d| exceed each limit."
+);
+above!(
+    AboveWide,
+    WideRun,
+    f64,
+    "How many wide |d| exceed each limit."
+);
+
+impl<A: NarrowRun, B: NarrowRun, const N: usize> Pass for AboveNarrow<A, B, N> {
+    type Output = [u64; N];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [u64; N] {
+        let Self { a, b, .. } = self;
+        let mut counts = [simd.no_counts32(); N];
+        let mut limits = [simd.splat_f32(0.0); N];
+        for (splat, limit) in limits.iter_mut().zip(self.limits) {
+            *splat = simd.splat_f32(limit);
+        }
+        for half in 0..a.halves().min(b.halves()) {
+            for quarter in 0..2 {
+                let a = a.load(simd, half, quarter);
+                let b = b.load(simd, half, quarter);
+                let d = rows!(simd.sub_f32(b, a));
+                let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
+                for index in 0..N {
+                    counts[index] = simd.count_less_f32(counts[index], limits[index], m[0]);
+                    counts[index] = simd.count_less_f32(counts[index], limits[index], m[1]);
+                }
+            }
+        }
+        let mut totals = [0; N];
+        for (total, counts) in totals.iter_mut().zip(counts) {
+            *total = simd.sum_counts32(counts);
+        }
+        totals
     }
 }
 
-impl<R: WideRun, const N: usize> Pass for AboveWide<R, N> {
+impl<A: WideRun, B: WideRun, const N: usize> Pass for AboveWide<A, B, N> {
     type Output = [u64; N];
 
     #[inline(always)]
@@ -175,15 +321,50 @@ impl<R: WideRun, const N: usize> Pass for AboveWide<R, N> {
     }
 }
 
+/// How many narrow |d| exceed two tolerances, each given as [atol, rtol].
+struct ToleranceNarrow<A, B> {
+    a: A,
+    b: B,
+    upper: [f32; 2],
+    lower: [f32; 2],
+}
+
+impl<A: NarrowRun, B: NarrowRun> Pass for ToleranceNarrow<A, B> {
+    type Output = [u64; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [u64; 2] {
+        let Self { a, b, upper, lower } = self;
+        let upper = [simd.splat_f32(upper[0]), simd.splat_f32(upper[1])];
+        let lower = [simd.splat_f32(lower[0]), simd.splat_f32(lower[1])];
+        let (mut surely, mut maybe) = (simd.no_counts32(), simd.no_counts32());
+        for half in 0..a.halves().min(b.halves()) {
+            for quarter in 0..2 {
+                let a = a.load(simd, half, quarter);
+                let b = b.load(simd, half, quarter);
+                for row in 0..2 {
+                    let m = simd.abs_f32(simd.sub_f32(b[row], a[row]));
+                    let a = simd.abs_f32(a[row]);
+                    let limit = simd.add_f32(upper[0], simd.mul_f32(upper[1], a));
+                    surely = simd.count_less_f32(surely, limit, m);
+                    let limit = simd.add_f32(lower[0], simd.mul_f32(lower[1], a));
+                    maybe = simd.count_less_f32(maybe, limit, m);
+                }
+            }
+        }
+        [simd.sum_counts32(surely), simd.sum_counts32(maybe)]
+    }
+}
+
 /// How many wide |d| exceed a tolerance.
-struct ToleranceWide<R> {
-    a: R,
-    b: R,
+struct ToleranceWide<A, B> {
+    a: A,
+    b: B,
     atol: f64,
     rtol: f64,
 }
 
-impl<R: WideRun> Pass for ToleranceWide<R> {
+impl<A: WideRun, B: WideRun> Pass for ToleranceWide<A, B> {
     type Output = u64;
 
     #[inline(always)]
@@ -203,22 +384,55 @@ impl<R: WideRun> Pass for ToleranceWide<R> {
     }
 }
 
-/// How many differences have each exponent, from the largest down.
-struct Counts {
-    counts: [u16; 256],
-    used: usize,
-}
-
-/// The exponents of wide |d|, of which none has a larger biased one than is given.
-struct ExponentsWide<'a, R> {
-    a: R,
-    b: R,
+/// The exponents of narrow |d|, whose largest biased one is given.
+struct ExponentsNarrow<'a, A, B> {
+    a: A,
+    b: B,
     largest: u16,
     changed: u64,
     distances: &'a mut Distances,
 }
 
-impl<R: WideRun> Pass for ExponentsWide<'_, R> {
+impl<A: NarrowRun, B: NarrowRun> Pass for ExponentsNarrow<'_, A, B> {
+    type Output = Option<Counts>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Option<Counts> {
+        let Self {
+            a,
+            b,
+            largest,
+            changed,
+            distances,
+        } = self;
+        let halves = a.halves().min(b.halves());
+        for (half, distances) in distances[..halves].iter_mut().enumerate() {
+            let [a0, a1] = a.load(simd, half, 0);
+            let [b0, b1] = b.load(simd, half, 0);
+            let [a2, a3] = a.load(simd, half, 1);
+            let [b2, b3] = b.load(simd, half, 1);
+            let d = [
+                simd.sub_f32(b0, a0),
+                simd.sub_f32(b1, a1),
+                simd.sub_f32(b2, a2),
+                simd.sub_f32(b3, a3),
+            ];
+            *distances = simd.exponents_f32(d, largest as u8);
+        }
+        count_distances(simd, &distances[..halves], largest, changed)
+    }
+}
+
+/// The exponents of wide |d|, of which none has a larger biased one than is given.
+struct ExponentsWide<'a, A, B> {
+    a: A,
+    b: B,
+    largest: u16,
+    changed: u64,
+    distances: &'a mut Distances,
+}
+
+impl<A: WideRun, B: WideRun> Pass for ExponentsWide<'_, A, B> {
     type Output = Option<Counts>;
 
     #[inline(always)]
@@ -243,49 +457,14 @@ impl<R: WideRun> Pass for ExponentsWide<'_, R> {
     }
 }
 
-/// Count each distance from the largest exponent, until all that changed are counted. The last
-/// distances stand for zeros, subnormals and whatever is too far.
-#[inline(always)]
-fn count_distances<S: Simd>(
-    simd: S,
-    distances: &[[u8; 32]],
-    largest: u16,
-    changed: u64,
-) -> Option<Counts> {
-    let mut counts = [0; 256];
-    let mut counted = 0;
-    let normal = usize::from(largest.min(255));
-    let mut used = 0;
-    while counted < changed && used < normal {
-        let none = simd.no_codes().same_code;
-        let (mut c0, mut c1, mut c2, mut c3) = (none, none, none, none);
-        let nearest = used as u8;
-        for row in distances {
-            c0 = simd.count_byte(c0, row, nearest);
-            c1 = simd.count_byte(c1, row, nearest.wrapping_add(1));
-            c2 = simd.count_byte(c2, row, nearest.wrapping_add(2));
-            c3 = simd.count_byte(c3, row, nearest.wrapping_add(3));
-        }
-        for lanes in [c0, c1, c2, c3] {
-            if used < normal {
-                let count = simd.reduce_8(lanes).1;
-                counts[used] = count as u16;
-                counted += count;
-                used += 1;
-            }
-        }
-    }
-    (counted == changed).then_some(Counts { counts, used })
-}
-
 /// Add every |d| but zeros to a histogram.
-struct AddSingly<'a, R> {
-    a: R,
-    b: R,
+struct AddSingly<'a, A, B> {
+    a: A,
+    b: B,
     histogram: &'a mut Histogram,
 }
 
-impl<R: WideRun> Pass for AddSingly<'_, R> {
+impl<A: WideRun, B: WideRun> Pass for AddSingly<'_, A, B> {
     type Output = ();
 
     #[inline(always)]
@@ -300,5 +479,29 @@ impl<R: WideRun> Pass for AddSingly<'_, R> {
                 }
             }
         }
+    }
+}
+
+/// The code of 16 bits nearest to zero that is not zero, as twice its magnitude; 65536 where
+/// there are only zeros.
+pub(super) struct NearestZero<'a> {
+    pub(super) a: &'a [u8],
+    pub(super) b: &'a [u8],
+}
+
+impl Pass for NearestZero<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u32 {
+        let mut nearest_a = simd.no_codes().farthest;
+        let mut nearest_b = nearest_a;
+        let (rows_a, rows_b) = (self.a.as_chunks().0, self.b.as_chunks().0);
+        for row in 0..rows_a.len().min(rows_b.len()) {
+            nearest_a = simd.nearest_zero_16(nearest_a, &rows_a[row]);
+            nearest_b = simd.nearest_zero_16(nearest_b, &rows_b[row]);
+        }
+        let nearest = simd.reduce_16(nearest_a).0.max(simd.reduce_16(nearest_b).0);
+        (1 << 16) - nearest as u32
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::block::Block;
 use super::codes::Codes;
-use super::extras::Distances;
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
 use crate::decode::Aligned;
 use crate::dtype::DType;
+use crate::exponents::Distances;
 use crate::level::Level;
 
 /// Reduces pairs of runs of bytes. Holds scratch blocks, so make one per thread.

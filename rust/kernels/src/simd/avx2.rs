@@ -1,11 +1,11 @@
-//! Lanes as 256-bit registers, and F16C to decode halves.
+//! Lanes as 256-bit registers, F16C to decode halves, and FMA where every level fuses.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
 
-/// Proof that this machine has AVX2 and F16C.
+/// Proof that this machine has AVX2, F16C and FMA.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2 {
     /// The upper half of every 32 bits. LLVM does not know that it is a constant, or it would
@@ -16,7 +16,7 @@ pub(crate) struct Avx2 {
 impl Avx2 {
     /// # Safety
     ///
-    /// The machine must have AVX2 and F16C.
+    /// The machine must have AVX2, F16C and FMA.
     #[inline(always)]
     pub(crate) unsafe fn new() -> Self {
         let mut upper = 0xffff_0000_u32;
@@ -34,7 +34,7 @@ impl Avx2 {
 /// One intrinsic, or a few.
 macro_rules! avx2 {
     ($body:expr) => {
-        // SAFETY: `self` was made where AVX2 was detected, and pointers come from references to
+        // SAFETY: `self` was made where AVX2 and FMA were detected, and pointers come from references to
         // arrays of just the size that is loaded or stored, at any alignment.
         unsafe { $body }
     };
@@ -135,6 +135,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_f64(self, x: __m256d, y: __m256d) -> __m256d {
         avx2!(_mm256_mul_pd(x, y))
+    }
+
+    #[inline(always)]
+    fn fma_f64(self, x: __m256d, y: __m256d, z: __m256d) -> __m256d {
+        avx2!(_mm256_fmadd_pd(x, y, z))
     }
 
     #[inline(always)]
@@ -734,6 +739,29 @@ impl Simd for Avx2 {
             tiny: zero,
             saturated: zero,
         }
+    }
+
+    #[inline(always)]
+    fn nearest_zero_16(self, nearest: __m256i, codes: &[u8; 32]) -> __m256i {
+        avx2!({
+            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
+            let twice = _mm256_add_epi16(codes, codes);
+            _mm256_max_epu16(nearest, _mm256_sub_epi16(_mm256_setzero_si256(), twice))
+        })
+    }
+
+    #[inline(always)]
+    fn exponents_f32(self, [w, x, y, z]: [__m256; 4], largest: u8) -> [u8; 32] {
+        let mut distances = [0; 32];
+        avx2!({
+            let exponents = _mm256_packus_epi16(
+                exponents_16::<8>(_mm256_castps_si256(w), _mm256_castps_si256(x)),
+                exponents_16::<8>(_mm256_castps_si256(y), _mm256_castps_si256(z)),
+            );
+            let distance = _mm256_sub_epi8(_mm256_set1_epi8(largest as i8), exponents);
+            _mm256_storeu_si256(distances.as_mut_ptr().cast(), distance);
+        });
+        distances
     }
 
     #[inline(always)]

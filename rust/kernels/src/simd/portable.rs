@@ -122,6 +122,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn fma_f64(self, x: [f64; 4], y: [f64; 4], z: [f64; 4]) -> [f64; 4] {
+        let mut result = z;
+        for lane in 0..4 {
+            result[lane] = x[lane].mul_add(y[lane], z[lane]);
+        }
+        result
+    }
+
+    #[inline(always)]
     fn abs_f64(self, mut x: [f64; 4]) -> [f64; 4] {
         for lane in &mut x {
             *lane = lane.abs();
@@ -502,6 +511,24 @@ impl Simd for Portable {
             tiny: [0; 32],
             saturated: [0; 32],
         }
+    }
+
+    #[inline(always)]
+    fn nearest_zero_16(self, mut nearest: [u32; 32], codes: &[u8; 32]) -> [u32; 32] {
+        for (lane, code) in codes.as_chunks().0.iter().enumerate() {
+            let twice = u16::from_le_bytes(*code) << 1;
+            nearest[lane] = nearest[lane].max(u32::from(twice.wrapping_neg()));
+        }
+        nearest
+    }
+
+    #[inline(always)]
+    fn exponents_f32(self, values: [[f32; 8]; 4], largest: u8) -> [u8; 32] {
+        let mut distances = [0; 32];
+        for (distance, value) in distances.iter_mut().zip(values.as_flattened()) {
+            *distance = largest.wrapping_sub((value.to_bits() >> 23) as u8);
+        }
+        distances
     }
 
     #[inline(always)]

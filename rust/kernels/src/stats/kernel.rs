@@ -11,6 +11,7 @@ use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
 use crate::decode::{Aligned, DecodeNarrow, DecodeWide, Widen, integer_at, unpack};
 use crate::dtype::{DType, Domain};
+use crate::exponents::{add_narrow, add_wide};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
 use crate::runs::{F32Codes, with_codes};
@@ -174,9 +175,6 @@ impl Block<'_> {
         let (Some(format), true) = (self.dtype.float_format(), count == BLOCK) else {
             return false;
         };
-        if self.partial.histogram.is_some() {
-            return false;
-        }
         let bytes = (self.dtype.bits() / 8) as usize;
         let extremes = match self.dtype {
             DType::F32 | DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
@@ -216,6 +214,7 @@ impl Block<'_> {
             if key < 0 { -value } else { value }
         };
         let largest = value(largest);
+        self.add_exponents_of_codes(largest, zeros);
         if Number::float(largest).exceeds(self.partial.abs_max.magnitude) {
             self.decode();
             self.record(largest, None);
@@ -228,6 +227,35 @@ impl Block<'_> {
         self.partial.moments.merge(&moments);
         self.partial.absolute.merge(sums.absolute.into());
         true
+    }
+
+    /// Add the magnitudes of a block to the histogram, if there is one.
+    fn add_exponents_of_codes(&mut self, largest: f64, zeros: u64) {
+        let nonzero = self.values.len() as u64 - zeros;
+        let level = self.level;
+        let Some(histogram) = &mut self.partial.histogram else {
+            return;
+        };
+        histogram.add_zeros(zeros);
+        let added = if self.dtype == DType::F32 {
+            add_narrow(
+                level,
+                F32Codes::new(self.codes),
+                largest,
+                nonzero,
+                histogram,
+            )
+        } else {
+            with_codes!(self.dtype, run => {
+                add_narrow(level, run(self.codes), largest, nonzero, histogram)
+            })
+        };
+        if !added {
+            self.decode();
+            if let Some(histogram) = &mut self.partial.histogram {
+                add_wide(level, self.values, largest, nonzero, histogram);
+            }
+        }
     }
 
     /// The pivot and the sums of powers around it, where those of the codes are good.
@@ -290,9 +318,9 @@ impl Block<'_> {
             self.record(largest, positions);
         }
         if let Some(histogram) = &mut self.partial.histogram {
-            for value in &*self.values {
-                histogram.add(value.abs());
-            }
+            histogram.add_zeros(survey.zeros);
+            let nonzero = self.values.len() as u64 - survey.zeros;
+            add_wide(self.level, self.values, largest, nonzero, histogram);
         }
         self.add_moments(survey, largest);
     }

@@ -1,0 +1,135 @@
+"""What lies beside the weights of a checkpoint: configuration, position, the optimizer's state.
+
+Trainers write a directory. The readers of formats look at the file with the weights; this file
+looks at the rest, in the same way whatever format the weights have:
+
+- ``config.json`` or ``config.yaml``, which is only found here;
+- OLMo's state of training, whose numbers become metadata (see :mod:`.olmo_core`);
+- ``optimizer.pt`` of Hugging Face's trainer (``optimizer.bin`` of accelerate) and ``optim.pt`` of
+  OLMo's first generation, which ``--optimizer`` joins to the weights. Its parameters get the names
+  of the weights where the order in which it counts them is known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from ckptdiff._core import Manifest
+from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.errors import InvalidCheckpointError
+from ckptdiff.formats.olmo_core import (
+    step_directory,
+    train_state,
+    training_note,
+    training_state_file,
+)
+from ckptdiff.formats.options import OpenOptions
+from ckptdiff.formats.recognise import hub_snapshot
+
+__all__ = ["config_path", "with_companions"]
+
+_CONFIGS = ("config.json", "config.yaml")
+_FIRST_GENERATION = "config.yaml"
+
+# The file of an optimizer's state, and what its names begin with when they are joined.
+_OPTIMIZERS = (
+    ("optimizer.pt", "optimizer."),
+    ("optimizer.bin", "optimizer."),
+    ("optim.pt", "optim."),
+)
+_TRAINING = "train."
+_NUMBERED = re.compile(r"state\.\d+\.")
+
+
+def config_path(path: str) -> str | None:
+    """The configuration that belongs to the checkpoint at ``path``, a file or a directory."""
+    directory = _directory_of(path)
+    for name in _CONFIGS:
+        candidate = os.path.join(directory, name)
+        if os.path.isfile(candidate):
+            return candidate
+    return None
+
+
+def with_companions(checkpoint: Checkpoint, path: str, options: OpenOptions) -> Checkpoint:
+    """The checkpoint with what lies beside its weights, as far as that is asked for.
+
+    Where a file is named, or a part of one, that and nothing else is meant. Raises
+    InvalidCheckpointError where the optimizer is asked for and its file is broken.
+    """
+    if options.key is not None:
+        return checkpoint
+    checkpoint = _with_position(checkpoint, path)
+    return _with_optimizer(checkpoint, path, options) if os.path.isdir(path) else checkpoint
+
+
+def _directory_of(path: str) -> str:
+    if not os.path.isdir(path):
+        path = os.path.dirname(path) or "."
+    return step_directory(hub_snapshot(path) or path)
+
+
+def _with_position(checkpoint: Checkpoint, path: str) -> Checkpoint:
+    """With the numbers of OLMo's state of training, where it is one of its checkpoints."""
+    is_step = checkpoint.format == "torch distributed"
+    if not is_step and not os.path.isdir(path):
+        return checkpoint
+    directory = _directory_of(path)
+    file = training_state_file(directory)
+    if file is None:
+        return checkpoint
+    shown = os.path.relpath(file, directory)
+    if not is_step and not os.path.isfile(os.path.join(directory, _FIRST_GENERATION)):
+        # train.pt can be anything, a data set for example
+        return checkpoint
+    try:
+        state = train_state(directory)
+    except InvalidCheckpointError as error:
+        # It is nobody's weight: that it cannot be read is said, and no reason not to compare.
+        return checkpoint.extended(notes=[f"not read: {error}"])
+    texts = {key: str(value) for key, value in state.items()}
+    manifest = Manifest.joined(
+        [(checkpoint.manifest, ""), (Manifest.from_spans([], [], texts), _TRAINING)]
+    )
+    note = training_note(state, shown)
+    return checkpoint.extended(manifest=manifest, notes=[note] if note else [])
+
+
+def _with_optimizer(checkpoint: Checkpoint, path: str, options: OpenOptions) -> Checkpoint:
+    directory = hub_snapshot(path) or path
+    for name, prefix in _OPTIMIZERS:
+        file = os.path.join(directory, name)
+        if not os.path.isfile(file) or file in checkpoint.files:
+            continue
+        if not options.optimizer:
+            return checkpoint.extended(notes=[f"{name} is left out; --optimizer includes it"])
+        return _joined(checkpoint, path, file, prefix)
+    return checkpoint
+
+
+def _joined(checkpoint: Checkpoint, path: str, file: str, prefix: str) -> Checkpoint:
+    from ckptdiff.formats import torch
+    from ckptdiff.formats.definition_order import model_type_of, parameters_in_order
+    from ckptdiff.formats.optimizer import Parameters
+
+    models: list[Parameters] = []
+    if checkpoint.format == "torch":
+        models = torch.models_of(path)
+    else:
+        names = parameters_in_order(checkpoint, model_type_of(os.path.dirname(file)))
+        if names is not None:
+            models = [[(name, checkpoint[name].shape) for name in names]]
+    optimizer = torch.open_optimizer(file, models)
+    notes = []
+    if any(_NUMBERED.match(name) for name in optimizer):
+        notes.append(
+            f"{os.path.basename(file)}: parameters are numbers, as nothing tells for certain "
+            "which number is which weight"
+        )
+    try:
+        manifest = Manifest.joined([(checkpoint.manifest, ""), (optimizer.manifest, prefix)])
+    except ValueError as error:
+        raise InvalidCheckpointError(f"{file}: joined to the weights, {error}") from None
+    tied = {f"{prefix}{name}": f"{prefix}{first}" for name, first in optimizer.tied.items()}
+    return checkpoint.extended(manifest=manifest, notes=notes, tied=tied)
