@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint, SeriesData, SeriesLevel
 from ckptdiff.naming.groups import layer, module, total
-from ckptdiff.series.data import ROOT, SeriesCheckpoint, SeriesData, SeriesLevel
 from numpy.typing import NDArray
 
 from tests.training_run import TOKENS_PER_STEP, TrainingRun, learning_rate

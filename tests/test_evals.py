@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from ckptdiff.series.data import SeriesCheckpoint
-from ckptdiff.series.evals import correlate, join, pearson, read_evals, spearman
-from ckptdiff.series.trajectory import QUANTITIES, Trajectory
+from ckptdiff.dynamics.data import SeriesCheckpoint
+from ckptdiff.dynamics.evals import correlate, join, pearson, read_evals, spearman
+from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
 
 from tests.series_oracle import RealSeries, chain
 from tests.training_run import SOUP, TrainingRun

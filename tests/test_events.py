@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
-from ckptdiff.series.data import ROOT, SeriesCheckpoint, SeriesData
-from ckptdiff.series.events import KINDS, THRESHOLD, Event, find_events
-from ckptdiff.series.robust import Branches, robust_scores
+from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.events import KINDS, THRESHOLD, Event, find_events
+from ckptdiff.dynamics.robust import Branches, robust_scores
 from numpy.typing import NDArray
 
 from tests.series_oracle import RealSeries, chain, series_of

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from ckptdiff.series.data import SeriesData
-from ckptdiff.series.events import Event, find_events
-from ckptdiff.series.pick import pick
+from ckptdiff.dynamics.data import SeriesData
+from ckptdiff.dynamics.events import Event, find_events
+from ckptdiff.dynamics.pick import pick
 
 from tests.series_oracle import RealSeries, chain, series_of
 from tests.training_run import DUPLICATE, ORIGINAL, SOUP, SPIKE, stage1_label

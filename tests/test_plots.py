@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.evals import read_evals
+from ckptdiff.dynamics.events import Event, find_events
 from ckptdiff.render import plots
 from ckptdiff.render.plots import write_plots
-from ckptdiff.series.data import ROOT, SeriesCheckpoint, SeriesData
-from ckptdiff.series.evals import read_evals
-from ckptdiff.series.events import Event, find_events
 
 from tests.cli import environment
 from tests.series_oracle import RealSeries, chain, series_of

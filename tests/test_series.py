@@ -10,11 +10,11 @@ import ckptdiff
 import numpy as np
 import pytest
 import torch
+from ckptdiff.dynamics.order import Place
+from ckptdiff.dynamics.report import SeriesReport
+from ckptdiff.dynamics.soundness import intervals
 from ckptdiff.errors import CheckpointNotFoundError
 from ckptdiff.naming.groups import layer, module
-from ckptdiff.series.order import Place
-from ckptdiff.series.report import SeriesReport
-from ckptdiff.series.soundness import intervals
 from safetensors.torch import save_file
 
 from tests.series_runs import SHAPES, Walk, Weights, chain, float64, in_stages, put

@@ -16,11 +16,11 @@ from typing import Any
 import ckptdiff
 import numpy as np
 import pytest
+from ckptdiff.dynamics.data import SeriesCheckpoint
+from ckptdiff.dynamics.report import SeriesReport
+from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.render.bars import levels_line
-from ckptdiff.series.data import SeriesCheckpoint
-from ckptdiff.series.report import SeriesReport
-from ckptdiff.series.trajectory import QUANTITIES
 
 from tests.cli import Outcome, assert_one_line_of_trouble, invoke, run
 from tests.series_runs import chain, in_stages

@@ -8,10 +8,10 @@ from pathlib import Path
 import ckptdiff
 import pytest
 import torch
+from ckptdiff.dynamics.discover import Search, find, read_list, revision_of
+from ckptdiff.dynamics.natural import natural_key
+from ckptdiff.dynamics.order import Place, arrange, with_tokens
 from ckptdiff.errors import CheckpointNotFoundError
-from ckptdiff.series.discover import Search, find, read_list, revision_of
-from ckptdiff.series.natural import natural_key
-from ckptdiff.series.order import Place, arrange, with_tokens
 from safetensors.torch import save_file
 
 from tests.series_runs import Walk, chain, put

@@ -8,8 +8,8 @@ from dataclasses import replace
 import ckptdiff
 import numpy as np
 import pytest
-from ckptdiff.series.report import SeriesReport
-from ckptdiff.series.trajectory import QUANTITIES, Trajectory
+from ckptdiff.dynamics.report import SeriesReport
+from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
 
 from tests.cli import invoke
 from tests.series_oracle import RealSeries

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ckptdiff.series.clock import Clock
-from ckptdiff.series.data import ROOT, SeriesCheckpoint, SeriesData
-from ckptdiff.series.trajectory import (
+from ckptdiff.dynamics.clock import Clock
+from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.trajectory import (
     QUANTITIES,
     Trajectory,
     cosine_of_vectors,

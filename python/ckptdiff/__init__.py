@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ckptdiff.api import diff, mix, open, propose_map, series, stats  # noqa: A004 - like gzip.open
     from ckptdiff.checkpoint import Checkpoint, Span, TensorRef
     from ckptdiff.diff_report import DiffReport
+    from ckptdiff.dynamics.report import SeriesReport
     from ckptdiff.errors import (
         ArchitectureMismatchError,
         CheckpointNotFoundError,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from ckptdiff.mix_report import MixReport
     from ckptdiff.position import TrainingPosition, position_of
     from ckptdiff.rows import Row
-    from ckptdiff.series.report import SeriesReport
     from ckptdiff.spectra.api import spectrum
     from ckptdiff.spectra.report import SpectrumReport
     from ckptdiff.stats_report import StatsReport
@@ -69,7 +69,7 @@ else:
         "mix_report": ("MixReport",),
         "position": ("TrainingPosition", "position_of"),
         "rows": ("Row",),
-        "series.report": ("SeriesReport",),
+        "dynamics.report": ("SeriesReport",),
         "spectra.api": ("spectrum",),
         "spectra.report": ("SpectrumReport",),
         "stats_report": ("StatsReport",),

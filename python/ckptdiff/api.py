@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     import torch
 
     from ckptdiff.diff_report import DiffReport
+    from ckptdiff.dynamics.report import SeriesReport
     from ckptdiff.mix_report import MixReport
     from ckptdiff.naming.proposal import Proposal
-    from ckptdiff.series.report import SeriesReport
     from ckptdiff.stats_report import StatsReport
 
 __all__ = [
@@ -423,10 +423,10 @@ def series(
         CheckpointNotFoundError: A path that was given does not exist.
         TypeError: What was given is neither a path nor a checkpoint.
     """
-    from ckptdiff.series.candidates import candidates_of
-    from ckptdiff.series.order import check_order
-    from ckptdiff.series.report import SeriesOptions, SeriesReport
-    from ckptdiff.series.run import Reading, read_series
+    from ckptdiff.dynamics.candidates import candidates_of
+    from ckptdiff.dynamics.order import check_order
+    from ckptdiff.dynamics.report import SeriesOptions, SeriesReport
+    from ckptdiff.dynamics.run import Reading, read_series
     from ckptdiff.suggest import unknown
 
     rules = Rules.of(include, exclude)

@@ -28,7 +28,7 @@ from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
     from ckptdiff._core import SeriesRun
-    from ckptdiff.series.data import Floats
+    from ckptdiff.dynamics.data import Floats
 
 __all__ = ["COLUMNS", "Combination", "MixReport", "MixRow", "NotMixed", "combinations"]
 

@@ -16,7 +16,7 @@ from ckptdiff.cli.progress import ProgressBar
 from ckptdiff.render.units import duration, human_bytes, rate
 
 if TYPE_CHECKING:
-    from ckptdiff.series.report import SeriesReport
+    from ckptdiff.dynamics.report import SeriesReport
 
 __all__ = ["command"]
 
@@ -131,14 +131,14 @@ def command(
     ingredients; what --save has stored is shown without reading any.
     """
     # numpy comes with these, and help can do without
-    from ckptdiff.series.report import SeriesReport
-    from ckptdiff.series.stored import is_stored
+    from ckptdiff.dynamics.report import SeriesReport
+    from ckptdiff.dynamics.stored import is_stored
 
     prepare(output)
     _prepare_files(save, plots, csv_folder)
     table = None
     if evals is not None:
-        from ckptdiff.series.evals import read_evals
+        from ckptdiff.dynamics.evals import read_evals
 
         # what is wrong with it shows now, not when all is read
         table = read_evals(evals)

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dynamics.clock import Clock
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.evals import Evals, join, pearson, spearman
+from ckptdiff.dynamics.events import KINDS, Event
+from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory, components_of_distances
 from ckptdiff.render.units import human_count
-from ckptdiff.series.clock import Clock
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesData
-from ckptdiff.series.evals import Evals, join, pearson, spearman
-from ckptdiff.series.events import KINDS, Event
-from ckptdiff.series.trajectory import QUANTITIES, Trajectory, components_of_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -87,8 +87,8 @@ def write_plots(
     ``evals``, each as ``.png`` and ``.svg``. A series of one checkpoint has no plots.
 
     The folder is made where it is missing. Raises ValueError, a line with the command that installs
-    it, where matplotlib is missing, and as :func:`ckptdiff.series.evals.join`; OSError where a file
-    cannot be written.
+    it, where matplotlib is missing, and as :func:`ckptdiff.dynamics.evals.join`; OSError where a
+    file cannot be written.
     """
     try:
         import matplotlib

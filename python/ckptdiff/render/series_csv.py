@@ -24,12 +24,12 @@ from dataclasses import asdict, fields
 from itertools import combinations
 
 from ckptdiff.atomic import atomic_text
+from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint
+from ckptdiff.dynamics.evals import Correlation
+from ckptdiff.dynamics.report import Level, SeriesReport
+from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.render.csv import csv_value
 from ckptdiff.render.json import encode
-from ckptdiff.series.data import ROOT, SeriesCheckpoint
-from ckptdiff.series.evals import Correlation
-from ckptdiff.series.report import Level, SeriesReport
-from ckptdiff.series.trajectory import QUANTITIES
 
 __all__ = ["write"]
 

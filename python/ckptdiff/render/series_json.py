@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ckptdiff.dynamics.report import Level, SeriesReport
+from ckptdiff.dynamics.trajectory import QUANTITIES, principal_components
 from ckptdiff.render.json import Encoded, encode, write_object
-from ckptdiff.series.report import Level, SeriesReport
-from ckptdiff.series.trajectory import QUANTITIES, principal_components
 
 __all__ = ["write"]
 

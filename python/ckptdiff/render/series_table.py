@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
+from ckptdiff.dynamics.evals import Correlation
+from ckptdiff.dynamics.events import Event
+from ckptdiff.dynamics.problems import Problem
+from ckptdiff.dynamics.report import Level, SeriesReport
+from ckptdiff.dynamics.trajectory import Trajectory
 from ckptdiff.render.bars import levels_line
 from ckptdiff.render.escape import escape
 from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lines
 from ckptdiff.render.screen import Screen
 from ckptdiff.render.units import exponential, human_count, percent, plural, scientific
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint
-from ckptdiff.series.evals import Correlation
-from ckptdiff.series.events import Event
-from ckptdiff.series.problems import Problem
-from ckptdiff.series.report import Level, SeriesReport
-from ckptdiff.series.trajectory import Trajectory
 
 __all__ = ["lines"]
 

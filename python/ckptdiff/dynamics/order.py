@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from ckptdiff.series.data import ROOT
-from ckptdiff.series.natural import NaturalKey, natural_key
+from ckptdiff.dynamics.data import ROOT
+from ckptdiff.dynamics.natural import NaturalKey, natural_key
 from ckptdiff.suggest import unknown
 
 __all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "with_tokens"]

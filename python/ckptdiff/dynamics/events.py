@@ -1,7 +1,7 @@
 """Where training was unstable or turned: events, each with a robust score and its evidence.
 
 What counts as unusual is judged by the series itself, per module and in total, with the scores of
-:mod:`ckptdiff.series.robust`: robust standard deviations from what the neighbours on the branch
+:mod:`ckptdiff.dynamics.robust`: robust standard deviations from what the neighbours on the branch
 say. An event has a score of 6 or more in magnitude in some module or in total.
 
 | kind | measure | floor | counts |
@@ -34,10 +34,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ckptdiff.series.clock import Clock
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesData, SeriesLevel
-from ckptdiff.series.robust import Branches, Scores, robust_scores
-from ckptdiff.series.trajectory import Trajectory, cosine_of_vectors
+from ckptdiff.dynamics.clock import Clock
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesData, SeriesLevel
+from ckptdiff.dynamics.robust import Branches, Scores, robust_scores
+from ckptdiff.dynamics.trajectory import Trajectory, cosine_of_vectors
 
 __all__ = ["KINDS", "THRESHOLD", "Event", "find_events"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ckptdiff.dynamics.data import Floats, SeriesLevel
 from ckptdiff.naming.groups import group_key
-from ckptdiff.series.data import Floats, SeriesLevel
 
 if TYPE_CHECKING:
     from ckptdiff._core import SeriesRun, Table

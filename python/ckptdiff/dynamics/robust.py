@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 
 __all__ = ["Branches", "Scores", "robust_scores"]
 

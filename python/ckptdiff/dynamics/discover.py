@@ -18,11 +18,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from ckptdiff.dynamics.natural import natural_key
+from ckptdiff.dynamics.problems import Problem
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError
 from ckptdiff.formats import reader_of
 from ckptdiff.naming.revisions import Revision, parse_revision
-from ckptdiff.series.natural import natural_key
-from ckptdiff.series.problems import Problem
 
 __all__ = ["Found", "Search", "find", "read_list", "revision_of", "tell_apart"]
 

@@ -10,8 +10,8 @@ from os import PathLike
 from typing import TYPE_CHECKING, cast
 
 from ckptdiff.checkpoint import Checkpoint
-from ckptdiff.series.discover import Found, Search, find, read_list, tell_apart
-from ckptdiff.series.problems import Problem
+from ckptdiff.dynamics.discover import Found, Search, find, read_list, tell_apart
+from ckptdiff.dynamics.problems import Problem
 
 if TYPE_CHECKING:
     from ckptdiff.api import CheckpointLike
@@ -34,8 +34,8 @@ def candidates_of(
 ) -> tuple[list[Candidate], list[Problem]]:
     """The checkpoints that are meant, and what is odd about them.
 
-    Raises what :func:`~ckptdiff.series.discover.find` and
-    :func:`~ckptdiff.series.discover.read_list` do, TypeError for a single checkpoint that is no
+    Raises what :func:`~ckptdiff.dynamics.discover.find` and
+    :func:`~ckptdiff.dynamics.discover.read_list` do, TypeError for a single checkpoint that is no
     path, and ValueError where two have one label.
     """
     labelled: list[tuple[str, CheckpointLike]] = []

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 
 from ckptdiff.config import SHAPES, ModelConfig, config_differences
+from ckptdiff.dynamics.data import SeriesData, SeriesLevel
+from ckptdiff.dynamics.order import Place
+from ckptdiff.dynamics.problems import Problem
 from ckptdiff.naming.groups import layer
-from ckptdiff.series.data import SeriesData, SeriesLevel
-from ckptdiff.series.order import Place
-from ckptdiff.series.problems import Problem
 
 __all__ = [
     "Shapes",

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptdiff.series.data import Floats, SeriesCheckpoint, SeriesData
-from ckptdiff.series.trajectory import QUANTITIES, Trajectory
+from ckptdiff.dynamics.data import Floats, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
 
 __all__ = [
     "Correlation",
@@ -152,7 +152,7 @@ def join(
 
 
 def correlate(data: SeriesData, evals: Evals) -> tuple[Correlation, ...]:
-    """Every quantity of :data:`~ckptdiff.series.trajectory.QUANTITIES`, in total and by module.
+    """Every quantity of :data:`~ckptdiff.dynamics.trajectory.QUANTITIES`, in total and by module.
 
     With every metric, in the order of the file; quantities in theirs, rows in that of the level.
     Raises ValueError as :func:`join`.

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ckptdiff.series.data import Floats, SeriesData
-from ckptdiff.series.events import Event
-from ckptdiff.series.trajectory import Trajectory
+from ckptdiff.dynamics.data import Floats, SeriesData
+from ckptdiff.dynamics.events import Event
+from ckptdiff.dynamics.trajectory import Trajectory
 
 __all__ = ["Picked", "pick"]
 

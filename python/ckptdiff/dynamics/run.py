@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.config import ModelConfig, read_config
+from ckptdiff.dynamics import soundness
+from ckptdiff.dynamics.candidates import Candidate
+from ckptdiff.dynamics.data import SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.discover import Found, revision_of
+from ckptdiff.dynamics.levels import levels_of
+from ckptdiff.dynamics.names import under_one_set_of_names
+from ckptdiff.dynamics.order import Order, Place, arrange, with_tokens
+from ckptdiff.dynamics.problems import Problem, in_order
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.position import TrainingPosition, position_of
-from ckptdiff.series import soundness
-from ckptdiff.series.candidates import Candidate
-from ckptdiff.series.data import SeriesCheckpoint, SeriesData
-from ckptdiff.series.discover import Found, revision_of
-from ckptdiff.series.levels import levels_of
-from ckptdiff.series.names import under_one_set_of_names
-from ckptdiff.series.order import Order, Place, arrange, with_tokens
-from ckptdiff.series.problems import Problem, in_order
 
 __all__ = ["Reading", "SeriesReading", "read_series"]
 

@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ckptdiff.series.clock import Clock
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
+from ckptdiff.dynamics.clock import Clock
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
 
 __all__ = [
     "QUANTITIES",

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ckptdiff.atomic import atomic_bytes
+from ckptdiff.dynamics.data import GROUPINGS, SeriesCheckpoint, SeriesData, SeriesLevel
+from ckptdiff.dynamics.problems import KINDS, Problem
+from ckptdiff.dynamics.report import SeriesOptions, SeriesReport
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
-from ckptdiff.series.data import GROUPINGS, SeriesCheckpoint, SeriesData, SeriesLevel
-from ckptdiff.series.problems import KINDS, Problem
-from ckptdiff.series.report import SeriesOptions, SeriesReport
 
 __all__ = ["is_stored", "load", "save"]
 

@@ -13,15 +13,15 @@ from functools import cached_property
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
-from ckptdiff.series.data import SeriesCheckpoint, SeriesData, SeriesLevel
-from ckptdiff.series.events import Event, find_events
-from ckptdiff.series.pick import Picked, pick
-from ckptdiff.series.problems import Problem, is_sound
-from ckptdiff.series.trajectory import Trajectory
+from ckptdiff.dynamics.data import SeriesCheckpoint, SeriesData, SeriesLevel
+from ckptdiff.dynamics.events import Event, find_events
+from ckptdiff.dynamics.pick import Picked, pick
+from ckptdiff.dynamics.problems import Problem, is_sound
+from ckptdiff.dynamics.trajectory import Trajectory
 from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
-    from ckptdiff.series.evals import Correlation, Evals
+    from ckptdiff.dynamics.evals import Correlation, Evals
 
 __all__ = ["Level", "SeriesOptions", "SeriesReport"]
 
@@ -149,7 +149,7 @@ class SeriesReport:
         ``ingredient``; every other column is a metric. Raises ValueError where it fits no
         checkpoint, or more than one.
         """
-        from ckptdiff.series.evals import Evals, join, read_evals
+        from ckptdiff.dynamics.evals import Evals, join, read_evals
 
         table = evals if isinstance(evals, Evals) else read_evals(fspath(evals))
         join(self.checkpoints, table)
@@ -163,7 +163,7 @@ class SeriesReport:
         """How every quantity goes with every metric; none without :meth:`with_evals`."""
         if self._evals is None:
             return ()
-        from ckptdiff.series.evals import correlate
+        from ckptdiff.dynamics.evals import correlate
 
         return correlate(self._data, self._evals)
 
@@ -204,7 +204,7 @@ class SeriesReport:
 
         The file is complete or not there, and the same for the same series.
         """
-        from ckptdiff.series.stored import save
+        from ckptdiff.dynamics.stored import save
 
         save(self, fspath(path))
 
@@ -215,7 +215,7 @@ class SeriesReport:
         Raises CheckpointNotFoundError where there is no such file, and InvalidCheckpointError where
         it is none of this version, or not what was saved.
         """
-        from ckptdiff.series.stored import load
+        from ckptdiff.dynamics.stored import load
 
         return load(fspath(path))
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ckptdiff.series.data import ROOT, Floats, SeriesCheckpoint
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 
 __all__ = ["Clock"]
 
