@@ -73,6 +73,15 @@ def item_beyond_the_file(folder: Path) -> Path:
     return changed(folder, change)
 
 
+@attack(".metadata", "all is\\nwell", "neither imported nor run")
+def metadata_of_a_class_with_a_line_break(folder: Path) -> Path:
+    """Wants its own line in the message, by the name of a class."""
+    (folder / "a").mkdir()
+    texts = (pickle.dumps(text, 4)[11:-2] for text in ("os", "all is\nwell"))
+    (folder / "a" / ".metadata").write_bytes(b"\x80\x04" + b"".join(texts) + b"\x93.")
+    return folder / "a"
+
+
 @attack("..", "beside .metadata")
 def item_in_another_directory(folder: Path) -> Path:
     """Reads a file elsewhere."""

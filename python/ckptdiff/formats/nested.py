@@ -146,8 +146,9 @@ class _Walk:
         self._shape_of = shape_of
         self._entries = 2 * pickle_bytes + _FREE_ENTRIES
         self._characters = 4 * pickle_bytes + _FREE_CHARACTERS
-        self._models = models
-        # dictionaries that hold tensors, in which an optimizer's parameters may be found
+        # the weights that an optimizer may be of, of other files and then of this one
+        self._models = list(models)
+        # dictionaries that hold tensors, and have not been looked at for parameters
         self._holders: list[Holder] = []
         # None where nothing is postponed any more
         self._postponed: list[_Postponed] | None = []
@@ -159,9 +160,14 @@ class _Walk:
         return postponed
 
     def models(self) -> list[Parameters]:
-        """The parameters in each dictionary of weights that was found."""
-        found = (parameters_of(holder, self._shape_of) for holder in self._holders)
-        return [parameters for parameters in found if parameters]
+        """The parameters of other files, and in each dictionary of weights that was found."""
+        while self._holders:
+            parameters = parameters_of(self._holders.pop(), self._shape_of)
+            if parameters:
+                self._models.append(parameters)
+        # each optimizer is held against all of them
+        self._entries -= len(self._models)
+        return self._models
 
     def visit_postponed(self, parts: list[_Postponed]) -> None:
         for part in parts:
@@ -191,7 +197,7 @@ class _Walk:
             self._holders.append(value)
 
     def _visit_optimizer(self, value: dict[object, object], prefix: str, depth: int) -> None:
-        names = parameter_names(value, [*self.models(), *self._models], self._shape_of)
+        names = parameter_names(value, self.models(), self._shape_of)
         for key, item in self._spend(_entries_of(value)):
             name = self._name(prefix, key)
             if key != "state":

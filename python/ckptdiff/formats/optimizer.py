@@ -36,8 +36,10 @@ Parameters: TypeAlias = list[tuple[str, Shape | None]]
 _BUFFERS = ("running_mean", "running_var", "inv_freq", "original_inv_freq")
 _NO_PARAMETERS = ("int", "uint", "bool")
 
-# Ways to merge groups that are followed at once. More than a few mean that shapes do not tell.
-_MERGES_AT_MOST = 64
+# Groups, and ways to merge them that are followed at once. More ways than a few mean that shapes do
+# not tell; and a file can have thousands of groups, to make following them take hours.
+_GROUPS_AT_MOST = 8
+_MERGES_AT_MOST = 8
 
 
 def is_optimizer_state(value: object) -> bool:
@@ -128,7 +130,7 @@ def _names_by_order(
         # an empty group takes no part
         if shapes:
             shapes_of_groups.append(shapes)
-    if not shapes_of_groups:
+    if not 0 < len(shapes_of_groups) <= _GROUPS_AT_MOST:
         return {}
     candidates: set[tuple[str, ...]] = set()
     for parameters in models:

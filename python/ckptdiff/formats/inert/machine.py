@@ -240,8 +240,10 @@ class _Machine:
         return InvalidCheckpointError(f"{self.source}: a broken pickle: {why or 'no reason known'}")
 
     def forbidden(self, name: str) -> ForbiddenGlobalError:
+        # a name can have line breaks in it, and half characters
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in name[:200])
         return ForbiddenGlobalError(
-            f"{self.source}: the pickle refers to {name[:200]}, which is not allowed in a "
+            f"{self.source}: the pickle refers to {shown}, which is not allowed in a "
             "checkpoint; it was neither imported nor run"
         )
 
