@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 use miniz_oxide::inflate::TINFLStatus;
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress, inflate_flags};
 
-use crate::crc32::crc32;
 use crate::lock::lock;
 use crate::source::Source;
 
@@ -195,7 +194,9 @@ impl DeflatedSource {
             }
         }
         inflater.blocks += 1;
-        inflater.crc = crc32(inflater.crc, &block);
+        let mut crc = crc32fast::Hasher::new_with_initial(inflater.crc);
+        crc.update(&block);
+        inflater.crc = crc.finalize();
         if start + wanted as u64 == self.length {
             // The end of a stream can be a code of its own, behind all bytes.
             while !inflater.finished {
@@ -315,7 +316,7 @@ mod tests {
             Arc::default(),
             0,
             (13, stored),
-            (length, crc32(0, content)),
+            (length, crc32fast::hash(content)),
         )
     }
 
@@ -389,7 +390,7 @@ mod tests {
         let mut cut = compress_to_vec(&content, 6);
         cut.truncate(cut.len() / 2);
         let stored = cut.len() as u64;
-        let whole = (BLOCK, crc32(0, &content));
+        let whole = (BLOCK, crc32fast::hash(&content));
         let source =
             DeflatedSource::new(Arc::new(Bytes(cut)), Arc::default(), 0, (0, stored), whole);
         assert!(source.read_at(0, &mut vec![0; BLOCK as usize]).is_err());

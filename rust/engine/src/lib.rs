@@ -8,7 +8,6 @@
 
 mod boxes;
 mod common;
-mod crc32;
 mod deflated;
 mod derived;
 mod distinct;
