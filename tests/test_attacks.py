@@ -75,7 +75,9 @@ def test_refused_by_the_library_with_the_nearest_builtin_exception(
 
 
 @pytest.mark.parametrize(
-    "attack", [attack for attack in ATTACKS if attack.commands != EVERY_COMMAND], ids=lambda attack: attack.name
+    "attack",
+    [attack for attack in ATTACKS if attack.commands != EVERY_COMMAND],
+    ids=lambda attack: attack.name,
 )
 def test_what_ls_can_list_it_lists(attack: Attack, tmp_path: Path) -> None:
     path = attack.make(tmp_path)

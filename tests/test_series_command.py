@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shlex
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -573,3 +575,24 @@ def test_help_has_its_options() -> None:
                    "--quiet"):  # fmt: skip
         assert option in outcome.stdout
     assert "Exit status" in outcome.stdout
+
+
+# Every shard of every checkpoint is open at once.
+
+
+def _limited(here: Path, soft: int, hard: int) -> subprocess.CompletedProcess[str]:
+    script = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"'
+    command = ["sh", "-c", script, "sh", sys.executable, "-m", "ckptdiff", "series", "run"]
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lowers its limits as Linux has them")
+def test_more_open_files_than_allowed_at_first(here: Path) -> None:
+    free = _limited(here, 1024, 1024)
+    raised = _limited(here, 16, 1024)
+    assert (raised.returncode, raised.stdout) == (free.returncode, free.stdout)
+    refused = _limited(here, 16, 100)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.count("\n") == 1
+    assert "13 files, which are open at once, and this process may open 100" in refused.stderr

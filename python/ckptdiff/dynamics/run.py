@@ -20,6 +20,7 @@ from ckptdiff.dynamics.data import SeriesCheckpoint, SeriesData
 from ckptdiff.dynamics.discover import Found, revision_of
 from ckptdiff.dynamics.levels import levels_of
 from ckptdiff.dynamics.names import under_one_set_of_names
+from ckptdiff.dynamics.open_files import allow_open_files
 from ckptdiff.dynamics.order import Order, Place, arrange, with_tokens
 from ckptdiff.dynamics.problems import Problem, in_order
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
@@ -87,6 +88,7 @@ def read_series(
         _refuse_too_few(members, found)
         indices, parents = arrange([member.place for member in members], order)
         members = [members[index] for index in indices]
+        allow_open_files(sum(len(member.checkpoint.files) for member in members))
         try:
             run = _core.series(
                 [member.checkpoint.manifest for member in members],
