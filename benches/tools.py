@@ -210,7 +210,15 @@ def build_ceiling() -> None:
 
 
 #: ckptdiff imports what it needs when it is first used.
-CKPTDIFF = ("ckptdiff.api", "ckptdiff.report")
+CKPTDIFF = (
+    "ckptdiff.api",
+    "ckptdiff.config",
+    "ckptdiff.coverage",
+    "ckptdiff.diff_report",
+    "ckptdiff.formats.safetensors",
+    "ckptdiff.pairing",
+    "ckptdiff.stats_report",
+)
 
 #: What each reads (sides), and what must be imported before the clock starts.
 TOOLS: dict[str, tuple[Callable[[Pair], object], int, tuple[str, ...]]] = {
