@@ -1,8 +1,9 @@
 //! The bytes of a run of elements, for readers that reduce them elsewhere.
 
 use crate::error::{Error, TensorFault};
-use crate::manifest::{Manifest, StoredDType};
+use crate::manifest::Manifest;
 use crate::reader::read_error;
+use crate::run::{known_dtype, tensor_error};
 
 /// Read elements `start..stop` of a tensor, as they are stored, into `buffer`.
 ///
@@ -17,22 +18,8 @@ pub fn read_elements(
     buffer: &mut [u8],
 ) -> Result<(), Error> {
     let tensor = manifest.tensor(index);
-    let fail = |fault| Error::Tensor {
-        path: tensor
-            .spans
-            .first()
-            .map(|span| manifest.sources()[span.source as usize].path().to_owned())
-            .unwrap_or_default(),
-        tensor: tensor.name.to_owned(),
-        fault,
-    };
-    let dtype = match tensor.dtype {
-        StoredDType::Known(dtype) => dtype,
-        StoredDType::Unknown(dtype) => {
-            let dtype = dtype.to_owned();
-            return Err(fail(TensorFault::UnknownDType { dtype }));
-        }
-    };
+    let dtype = known_dtype(manifest, index as u32, None)?;
+    let fail = |fault| tensor_error(manifest, tensor, fault);
     let elements = tensor.elements();
     let granule = dtype.granule().elements;
     let whole = start.is_multiple_of(granule) && (stop.is_multiple_of(granule) || stop == elements);

@@ -10,7 +10,7 @@ use ckptdiff_kernels::{
 use crate::distinct::{Distinct, by_place};
 use crate::error::{Error, TensorFault};
 use crate::execute::{Control, Job, execute, threads_of};
-use crate::manifest::{Manifest, StoredDType};
+use crate::manifest::{Manifest, StoredDType, TensorView};
 use crate::reader::{Files, Reader, byte_range, pieces};
 use crate::source::Reading;
 
@@ -183,15 +183,7 @@ pub(crate) fn known_dtype(
     cast: Option<DType>,
 ) -> Result<DType, Error> {
     let tensor = manifest.tensor(index as usize);
-    let fail = |fault| Error::Tensor {
-        path: tensor
-            .spans
-            .first()
-            .map(|span| manifest.sources()[span.source as usize].path().to_owned())
-            .unwrap_or_default(),
-        tensor: tensor.name.to_owned(),
-        fault,
-    };
+    let fail = |fault| tensor_error(manifest, tensor, fault);
     match (tensor.dtype, cast) {
         (StoredDType::Unknown(dtype), _) => Err(fail(TensorFault::UnknownDType {
             dtype: dtype.to_owned(),
@@ -203,6 +195,22 @@ pub(crate) fn known_dtype(
             }))
         }
         (StoredDType::Known(dtype), _) => Ok(dtype),
+    }
+}
+
+/// What is wrong with a tensor, and in which file it begins.
+pub(crate) fn tensor_error(
+    manifest: &Manifest,
+    tensor: TensorView<'_>,
+    fault: TensorFault,
+) -> Error {
+    let source = tensor.spans.first().map(|span| span.source as usize);
+    Error::Tensor {
+        path: source
+            .map(|source| manifest.sources()[source].path().to_owned())
+            .unwrap_or_default(),
+        tensor: tensor.name.to_owned(),
+        fault,
     }
 }
 
