@@ -66,9 +66,15 @@ def run_in_processes(module: str, folder: Path, what: str) -> None:
         )
         for rank in range(RANKS)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors[-3000:]
+    finally:
+        # where one failed, the others may wait for it for ever
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def sharded_state(folder: Path) -> dict[str, object]:

@@ -422,7 +422,7 @@ def test_a_large_vocabulary_and_many_tensors_open_quickly(tmp_path: Path) -> Non
     path = write_raw_gguf(tmp_path / "a.gguf", infos, pairs, bytes(32 * len(infos)))
     usage = measure(["ls", path, "--include", "nothing"], tmp_path / "usage")
     # generous, as the machine may be busy: it takes half a second
-    assert usage.seconds < 5
+    assert usage.seconds < 10
     assert usage.peak_rss < 150_000_000
     start = time.perf_counter()
     checkpoint = ckptdiff.open(path)

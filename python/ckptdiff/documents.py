@@ -70,6 +70,9 @@ def read_yaml(path: str, bytes_at_most: int = CONFIG_BYTES_AT_MOST) -> dict[str,
     try:
         value = _built(yaml.parse(text, Loader=loader), path)
     except yaml.YAMLError as error:
+        # PyYAML has a limit of its own from 6.0.4 on
+        if "nesting depth" in str(error):
+            raise _too_deep(path) from None
         raise InvalidCheckpointError(f"{path}: no YAML: {_one_line(error)}") from None
     return _object(value, path)
 
