@@ -7,6 +7,7 @@ are made from the seed of their name, so that a test knows them without reading 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import zlib
@@ -46,7 +47,9 @@ def write_in_processes(folder: Path, what: str) -> None:
 
 def run_in_processes(module: str, folder: Path, what: str) -> None:
     """Start ``RANKS`` processes of a module that does ``what`` in ``folder``, one rank each."""
-    port = 20_000 + os.getpid() % 20_000
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", module, str(folder), what],

@@ -15,7 +15,7 @@ import pytest
 from ckptdiff.atomic import atomic_text, check_writable
 
 from tests.cli import MODULE, Outcome, assert_one_line_of_trouble, environment, invoke, run
-from tests.writers import tensor, write_file
+from tests.writers import tensor, write_file, write_sparse
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and permissions")
 
@@ -371,3 +371,15 @@ def test_help_of_every_command_ends_well() -> None:
     for command in ("diff", "stats", "ls", "demo"):
         assert run(command, "--help").status == 0
     assert run().status == 2
+
+
+@pytest.mark.parametrize("command", ["ls", "stats", "diff"])
+def test_a_long_name_does_not_widen_every_row(command: str, tmp_path: Path) -> None:
+    names = ["a" * 50_000, *(f"t{index}" for index in range(2000))]
+    path = write_sparse(tmp_path / "long.safetensors", dict.fromkeys(names, (1,)))
+    arguments = {"ls": [path], "stats": [path, "--top", "0"], "diff": [path, path, "--top", "0"]}
+    outcome = run(command, *arguments[command])
+    assert outcome.status == 0
+    assert "t1999" in outcome.stdout
+    # 100 MB if each row were as wide as the name
+    assert len(outcome.stdout) < 2_000_000

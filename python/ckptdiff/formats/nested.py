@@ -295,7 +295,9 @@ def plain_text(value: object) -> str | None:
     if not all(item is None or isinstance(item, (bool, int, float, str)) for item in value):
         return None
     shown = [
-        _shortened(repr(item)) if isinstance(item, str) else _number_text(item)
+        _shortened(repr(item[:_METADATA_TEXT_AT_MOST]))
+        if isinstance(item, str)
+        else _number_text(item)
         for item in value[:_LIST_SHOWN_AT_MOST]
     ]
     if len(value) > len(shown):

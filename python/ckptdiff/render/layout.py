@@ -21,6 +21,8 @@ __all__ = ["Cell", "Column", "Strip", "cut_middle", "display_width", "table_line
 
 _GAP = "  "
 _NARROWEST_NAME = 16
+# Every row is padded to the widest name: a name of a megabyte would make gigabytes of a table.
+_WIDEST_NAME = 256
 
 # Columns that only help (a shape, a dtype) give way to names of this width, others hold out longer.
 _HELPFUL_PRIORITY = 4
@@ -81,6 +83,9 @@ def table_lines(
     for block in blocks:
         strips = [_shown(strip, screen) for strip in block]
         _widen(widths, strips)
+        for number, column in enumerate(columns):
+            if column.flexible:
+                widths[number] = min(widths[number], _WIDEST_NAME)
         if kept is None:
             kept, widths = _fit(columns, widths, screen.width)
             yield from _lines(columns, kept, widths, header, screen)
@@ -118,6 +123,9 @@ def cut_middle(text: str, width: int, screen: Screen) -> str:
         return text
     mark = screen.text("…")
     room = max(width - display_width(mark), 0)
+    if len(text) > 8 * width + 64:
+        # only the ends can be shown, and combining characters take no room
+        text = text[: 4 * width + 32] + text[-4 * width - 32 :]
     tail = text[-1:-1]
     head = ""
     position_head, position_tail = 0, len(text)
