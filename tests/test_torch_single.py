@@ -88,6 +88,8 @@ def test_differences_at_the_end_of_precision(
         ([0.0, 0.0], [0.0, -0.0], False),
         ([0.0, 0.0], [0.0, 1e-45], True),
         ([1.0, 1.0], [1.0, 1.0 + 2.0**-23], False),
+        # ordinary sides, and a difference that is not
+        ([2.0**-50, 0.0], [2.0**-50 + 2.0**-73, 0.0], True),
         # equal in float64: the first is reported, not the larger
         ([1.0, 1.0], [-(2.0**-54), -(2.0**-53)], True),
         ([1.0, 1.0], [-(2.0**-27), -(2.0**-26)], False),
@@ -126,8 +128,21 @@ def test_options_that_are_told_in_float32(
     assert chunks == {"reduced": int(at_risk is not None), "at risk": at_risk or 0}
 
 
+@pytest.mark.parametrize(
+    ("limit", "b", "at_risk"),
+    [(1.0, -(2.0**-54), 1), (1.0 + 2.0**-25 - 2.0**-52, -(2.0**-25), 0), (1.0, -(2.0**-25), 0)],
+)
+def test_differences_next_to_a_limit(limit: float, b: float, at_risk: int, tmp_path: Path) -> None:
+    """Of which the first is equal to it in float64, and none is the largest."""
+    sides = [{"w": tensor(values, "F32")} for values in ([1.0, 0.0], [b, 5.0])]
+    for options in ({"atol": limit}, {"thresholds": (limit,)}):
+        with without_float64() as chunks:
+            assert_diff(tmp_path, *sides, "torch:cpu", **options)
+        assert chunks == {"reduced": 1, "at risk": at_risk}
+
+
 @pytest.mark.parametrize("dtype", ["I32", "U32", "I64", "U64"])
-@pytest.mark.parametrize("largest", [2**24, 2**24 + 1, 2**31])
+@pytest.mark.parametrize("largest", [2**24, 2**24 + 1, 2**31, 2**32 - 1])
 def test_integers_of_24_bits_are_float32(dtype: str, largest: int, tmp_path: Path) -> None:
     signed = dtype.startswith("I")
     if dtype == "I32":
