@@ -63,7 +63,12 @@ def default_folder(size: int) -> Path:
 
 
 def shapes(size: int, element_bytes: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of at least ``size`` bytes."""
+    """Names and shapes of at least ``size`` bytes; less than an embedding is a part of one."""
+    rows = -(-size // (element_bytes * WIDTH))
+    if rows < VOCABULARY:
+        yield "model.embed_tokens.weight", (rows // 2, WIDTH)
+        yield "model.layers.0.self_attn.q_proj.weight", (rows - rows // 2, WIDTH)
+        return
     yield "model.embed_tokens.weight", (VOCABULARY, WIDTH)
     written = element_bytes * VOCABULARY * WIDTH
     layer = 0

@@ -5,7 +5,7 @@ The same tests run on the CPU and, where there is one, on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tests.accuracy import CASES, Case
 from tests.compare import SUMS, assert_rows
 from tests.dtypes import DTYPES, Dtype, codes, encode, pack
 from tests.engine import Rows, expected_diff, expected_stats
+from tests.no_float64 import without_float64
 from tests.oracle import Expected
 from tests.samples import fitting, perturbed, prime_cycle, tame, wild
 from tests.writers import Tensor, tensor, write_file
@@ -35,11 +36,14 @@ LENGTHS = (0, 1, 2, 1023, 1024, 1025, 2**16 - 1, 2**16, 2**16 + 4)
 CASTS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 
 
-@pytest.fixture(
-    params=["torch:cpu", pytest.param("cuda", marks=pytest.mark.gpu)], ids=["cpu", "cuda"]
-)
-def device(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=["cpu", "single", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """torch on the CPU, the same as if it had no float64, and a GPU."""
+    if request.param == "single":
+        with without_float64():
+            yield "torch:cpu"
+    else:
+        yield "torch:cpu" if request.param == "cpu" else request.param
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +242,24 @@ def pairs(draw: st.DrawFn) -> tuple[Tensors, Tensors]:
 @settings(max_examples=150, deadline=None)
 @given(pair=pairs(), tolerance=st.floats(0, 10), cast=st.sampled_from([None, *CASTS]))
 def test_whatever_is_in_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    pair: tuple[Tensors, Tensors],
+    tolerance: float,
+    cast: str | None,
+) -> None:
+    assert_whatever(tmp_path_factory, pair, tolerance, cast)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pair=pairs(), tolerance=st.sampled_from([0.0, 2.0**-60, 0.1, 0.5, 3.0, 2.0**40]))
+def test_whatever_is_in_them_without_float64(
+    tmp_path_factory: pytest.TempPathFactory, pair: tuple[Tensors, Tensors], tolerance: float
+) -> None:
+    with without_float64():
+        assert_whatever(tmp_path_factory, pair, tolerance, None)
+
+
+def assert_whatever(
     tmp_path_factory: pytest.TempPathFactory,
     pair: tuple[Tensors, Tensors],
     tolerance: float,

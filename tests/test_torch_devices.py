@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.cli import invoke
 from tests.compare import same_but_for_sums
+from tests.no_float64 import without_float64
 
 #: What may be taken on a device beside the tensors themselves.
 DEVICE_BYTES = 256_000_000
@@ -239,27 +240,49 @@ def test_torch_is_not_imported_unless_it_is_wanted(command: str) -> None:
     assert importlib.util.find_spec("torch") is not None
 
 
-def test_a_device_without_float64_has_its_sums_taken_on_the_cpu(
+def test_a_device_without_float64_reduces_what_it_can(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As MPS is: its tensors come chunk by chunk, and files are left to the core."""
-    reduced: list[str] = []
+    """As MPS is; what it cannot is brought chunk by chunk."""
+    brought: list[str] = []
     reduce = run.DiffKernel.reduce
 
     def watched(self: run.DiffKernel, codes: Any, dtypes: Any) -> Any:
-        reduced.append(codes[0].device.type)
+        brought.append(dtypes[0])
         return reduce(self, codes, dtypes)
 
-    monkeypatch.setattr(run, "has_float64", lambda device: False)
     monkeypatch.setattr(run.DiffKernel, "reduce", watched)
     a, b = views(1), views(2)
-    assert_same_rows(ckptdiff.diff(on_a_device(a), on_a_device(b)), ckptdiff.diff(a, b))
-    assert set(reduced) == {"cpu"}
-    reduced.clear()
+    a["bf16"], b["bf16"] = a["bf16"] * 1e30, b["bf16"] * 1e38
+    engine = ckptdiff.diff(a, b, atol=1.0, thresholds=[0.5])
+    with without_float64() as chunks:
+        report = ckptdiff.diff(on_a_device(a), on_a_device(b), atol=1.0, thresholds=[0.5])
+        stats = ckptdiff.stats(on_a_device(a))
+    assert_same_rows(report, engine)
+    assert_same_rows(stats, ckptdiff.stats(a))
+    assert chunks["reduced"] == 2 * (len(a) - 1 + 3)  # one is empty, one has four chunks
+    assert set(brought) == {"BF16"}
+    brought.clear()
+    path = tmp_path / "b.safetensors"
+    save_file({name: value.contiguous().clone() for name, value in b.items()}, path)
+    with without_float64() as chunks:
+        mixed = ckptdiff.diff(on_a_device(a), path, atol=1.0, thresholds=[0.5])
+    assert_same_rows(mixed, engine)
+    assert chunks["at risk"] == len(brought) > 0
+    assert set(brought) == {"BF16"}
+
+
+def test_files_that_need_float64_are_left_to_the_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """``meta`` stands for a device that is not the CPU and has no float64."""
     path = tmp_path / "a.safetensors"
-    save_file({"w": torch.randn(100)}, path)
-    assert ckptdiff.diff(path, path, device="torch:cpu").identical
-    assert not reduced
+    save_file({"w": torch.randn(100, dtype=torch.float64)}, path)
+    monkeypatch.setattr(run, "_torch_device", lambda device: torch.device("meta"))
+    monkeypatch.setattr(run, "has_float64", lambda device: False)
+    for report in (ckptdiff.diff(path, path, device="torch:cpu"),
+                   ckptdiff.stats(path, device="torch:cpu")):  # fmt: skip
+        assert report["w"]["numel"] == 100
 
 
 # -- files on their way ---------------------------------------------------------------------------
@@ -383,6 +406,22 @@ def test_the_device_holds_little_beside_the_tensors(
             stats.reduce(chunks[:1], (name,))
         print(f"{dtype}, cast to {cast}: {memory.peak / 1e6:.0f} MB")  # noqa: T201
         assert 30_000_000 < memory.peak < DEVICE_BYTES
+
+
+@pytest.mark.parametrize("name", ["BF16", "F32", "C64", "I64", "F8_E4M3"])
+def test_a_device_without_float64_holds_little_beside_the_tensors(name: str) -> None:
+    encoding = run.ENCODINGS[name]
+    torch.manual_seed(0)
+    chunks = [torch.randint(0, 120, (run.CHUNK_FLOATS,)).to(encoding.code_dtype) for _ in range(2)]
+    tables = run.Tables(torch.device("cpu"), torch.float32)
+    kernel = run.SingleDiffKernel(tables, 1.0, 0.1, (0.5, 1.0), True)
+    with LiveBytes() as memory, torch.no_grad():
+        kernel.reduce([chunk.clone() for chunk in chunks], (name, name))
+        of_diff = memory.peak
+    with LiveBytes() as memory, torch.no_grad():
+        run.SingleStatsKernel(tables, True).reduce([chunks[0].clone()], (name,))
+    print(f"{name}: {of_diff / 1e6:.0f} MB, {memory.peak / 1e6:.0f} MB")  # noqa: T201
+    assert 30_000_000 < max(of_diff, memory.peak) < DEVICE_BYTES
 
 
 # -- a real device --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Sums, scales and exponents of float64 chunks, the same on any number of threads.
+"""Sums, scales and exponents of chunks, the same on any number of threads.
 
 torch sums a long vector in as many parts as there are threads, so a total is taken in two steps:
 rows of a fixed length, of which each is one thread's, then their sums, which are few.
@@ -62,14 +62,15 @@ def exponent_counts(magnitudes: Tensor, counted: Tensor) -> Tensor:
     exponents = torch.frexp(magnitudes)[1].to(torch.int64) - 1
     # a difference of finite values that overflowed is filed where the core files it
     exponents = torch.where(torch.isinf(magnitudes), 0, exponents)
-    bins = torch.where(magnitudes == 0, 0, exponents + _FIRST_BIN)
-    bins = torch.where(counted, bins, _BINS - 1)
+    return bins_of(exponents, magnitudes == 0, counted)
+
+
+def bins_of(exponents: Tensor, zero: Tensor, counted: Tensor | None = None) -> Tensor:
+    """The same of exponents, of which those at ``zero`` are of the number 0; None counts all."""
+    bins = torch.where(zero, 0, exponents + _FIRST_BIN)
+    if counted is not None:
+        bins = torch.where(counted, bins, _BINS - 1)
     return torch.bincount(bins, minlength=_BINS)
-
-
-def bins_of(exponents: Tensor, zero: Tensor) -> Tensor:
-    """The same of exponents, of which those at ``zero`` are of the number 0."""
-    return torch.bincount(torch.where(zero, 0, exponents + _FIRST_BIN), minlength=_BINS)
 
 
 def histogram_of(counts: list[int]) -> tuple[int, list[tuple[int, int]]]:

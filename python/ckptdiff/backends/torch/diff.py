@@ -32,7 +32,7 @@ from ckptdiff.backends.torch.arithmetic import (
 from ckptdiff.backends.torch.cast import cast
 from ckptdiff.backends.torch.codes import ENCODINGS, Encoding, Tables, Tensor, unsigned, values
 
-__all__ = ["DiffKernel", "ReducedChunk", "can_diff"]
+__all__ = ["DiffKernel", "ReducedChunk", "beside_zeros", "can_diff", "elements"]
 
 _LOWEST = -(2**63)
 _ALL_BITS = 2**64 - 1
@@ -41,8 +41,8 @@ _ALL_BITS = 2**64 - 1
 class ReducedChunk(NamedTuple):
     """What a chunk leaves on the device."""
 
-    counts: Tensor  # int64
-    sums: Tensor  # float64
+    counts: Tensor  # integers
+    sums: Tensor  # floats of the kernel's precision
     histogram: Tensor | None  # int64
 
 
@@ -87,8 +87,8 @@ class DiffKernel:
 
     def _floats(self, codes_a: Tensor, codes_b: Tensor, a: Encoding, b: Encoding) -> ReducedChunk:
         components = max(a.components, b.components)
-        x = _beside_zeros(values(codes_a, a, self.tables), a, components)
-        y = _beside_zeros(values(codes_b, b, self.tables), b, components)
+        x = beside_zeros(values(codes_a, a, self.tables), a, components)
+        y = beside_zeros(values(codes_b, b, self.tables), b, components)
         nan_x, nan_y = torch.isnan(x), torch.isnan(y)
         finite_x, finite_y = torch.isfinite(x), torch.isfinite(y)
         finite = finite_x & finite_y
@@ -101,18 +101,18 @@ class DiffKernel:
         magnitude = d.abs()
         largest, index = magnitude.max(dim=0)
         flips = ((x < 0) & (y > 0)).sum() + ((x > 0) & (y < 0)).sum()
-        changed = _elements(differs, components)
-        out = changed - _elements(differs & ~finite, components)
+        changed = elements(differs, components)
+        out = changed - elements(differs & ~finite, components)
         if self._tolerant:
             limit = x.abs() * self.rtol + self.atol
-            out = _elements(magnitude > limit, components)
+            out = elements(magnitude > limit, components)
         elif components > 1:
-            out = _elements(differs & finite, components)
+            out = elements(differs & finite, components)
         above = [(magnitude > threshold).sum() for threshold in self.thresholds]
         histogram = exponent_counts(magnitude, finite) if self.histogram else None
         bits, steps = changed.new_zeros(()), changed.new_zeros(())
         if a.name == b.name:
-            bits = _elements(codes_a != codes_b, components)
+            bits = elements(codes_a != codes_b, components)
             if a.is_float:
                 steps = _largest_distance(codes_a, codes_b, a, finite)
             else:
@@ -235,14 +235,14 @@ def _sums(x: Tensor, y: Tensor, d: Tensor) -> list[Tensor]:
     ]  # fmt: skip
 
 
-def _elements(differ: Tensor, components: int) -> Tensor:
+def elements(differ: Tensor, components: int) -> Tensor:
     """How many elements have a component at which something is true."""
     if components > 1:
         differ = differ.view(-1, components).any(dim=1)
     return differ.sum()
 
 
-def _beside_zeros(reals: Tensor, encoding: Encoding, components: int) -> Tensor:
+def beside_zeros(reals: Tensor, encoding: Encoding, components: int) -> Tensor:
     """Real numbers beside complex ones: each gets an imaginary part of 0."""
     if encoding.components == components:
         return reals

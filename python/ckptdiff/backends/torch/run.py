@@ -7,7 +7,9 @@ are made per chunk, gathered from other processes where the tensor is spread ove
 by the core in an order that does not depend on who was first.
 
 Pairs of tensors that the device has no part in are left to the core, which reduces them itself.
-A device without float64 (MPS) cannot take the sums: chunks of its tensors are brought to the CPU.
+A device without float64 (MPS, some XPUs) reduces with kernels of their own. What these cannot do,
+by dtype or option, is brought to the CPU chunk by chunk, and so is a chunk that turns out to be at
+risk when its results are here.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ckptdiff.backends.partials import DiffPartial, StatsPartial
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
 from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
 from ckptdiff.backends.torch.diff import DiffKernel, ReducedChunk, can_diff
+from ckptdiff.backends.torch.diff_single import SingleDiffKernel, can_diff_single
 from ckptdiff.backends.torch.reading import ReadAhead, Request
 from ckptdiff.backends.torch.shards import (
     Held,
@@ -34,7 +37,9 @@ from ckptdiff.backends.torch.shards import (
     is_sharded,
     placed_alike,
 )
+from ckptdiff.backends.torch.single import has_values
 from ckptdiff.backends.torch.stats import StatsKernel, can_describe
+from ckptdiff.backends.torch.stats_single import SingleStatsKernel
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.rules import Named
 from ckptdiff.options import DiffOptions
@@ -78,13 +83,23 @@ class _Part(NamedTuple):
     holders: tuple[_Holder, ...]
 
 
+class _Where(NamedTuple):
+    """A device, and whether it reduces with float64."""
+
+    device: Any
+    float64: bool
+
+
+_CPU = _Where(torch.device("cpu"), True)
+
+
 class _Job(NamedTuple):
     """A row: the dtypes of its sides, its parts here, and the processes that have others."""
 
     row: int
     shape: tuple[int, ...]
     dtypes: tuple[str, ...]
-    device: Any
+    where: _Where
     parts: list[_Part]
     groups: tuple[Any, ...]
 
@@ -93,7 +108,7 @@ class _Job(NamedTuple):
         return max(ENCODINGS[dtype].components for dtype in self.dtypes)
 
     def chunks(self) -> Iterator[tuple[_Part, int, int]]:
-        floats = CPU_CHUNK_FLOATS if self.device.type == "cpu" else CHUNK_FLOATS
+        floats = CPU_CHUNK_FLOATS if self.where.device.type == "cpu" else CHUNK_FLOATS
         step = floats // self.components
         for part in self.parts:
             for start in range(0, part.box.numel, step):
@@ -113,7 +128,7 @@ class _Kernel(Protocol[Partial_co]):
         sums: list[float],
         histogram: list[int] | None,
         dtypes: Sequence[str],
-    ) -> Partial_co: ...
+    ) -> Partial_co | None: ...
 
 
 def diff(
@@ -138,13 +153,21 @@ def diff(
         sides = (_Side(a, index_a), _Side(b, index_b))
         if device == CORE and all(side.tensor is None for side in sides):
             continue
-        job = _diff_job(row, sides, wanted, options.cast)
+        job = _diff_job(row, sides, wanted, options)
         if job is not None:
             jobs.append(job)
 
-    def kernel(device: Any) -> DiffKernel:
+    def kernel(where: _Where) -> _Kernel[DiffPartial]:
+        if not where.float64:
+            return SingleDiffKernel(
+                Tables(where.device, torch.float32),
+                options.atol,
+                options.rtol,
+                options.thresholds,
+                options.histogram,
+            )
         return DiffKernel(
-            Tables(device, torch.float64),
+            Tables(where.device, torch.float64),
             options.atol,
             options.rtol,
             options.cast,
@@ -186,8 +209,10 @@ def stats(
         if job is not None:
             jobs.append(job)
 
-    def kernel(device: Any) -> StatsKernel:
-        return StatsKernel(Tables(device, torch.float64), histogram)
+    def kernel(where: _Where) -> _Kernel[StatsPartial]:
+        if not where.float64:
+            return SingleStatsKernel(Tables(where.device, torch.float32), histogram)
+        return StatsKernel(Tables(where.device, torch.float64), histogram)
 
     partials = _reduce(jobs, len(rows), kernel, on_progress, _index_of_stats)
     return stats_of_partials(
@@ -198,27 +223,21 @@ def stats(
 def _torch_device(device: str | None) -> Any:
     """torch's object, with a number where the kind has several, as tensors have it.
 
-    None, which is for every tensor where it is, if the device could not reduce it anyway.
+    None is for every tensor where it is.
     """
     if device is None:
         return None
-    found = torch.empty(0, device="cpu" if device == TORCH_CPU else device).device
-    return found if has_float64(found) else None
+    return torch.empty(0, device="cpu" if device == TORCH_CPU else device).device
 
 
 @cache
 def has_float64(device: Any) -> bool:
-    """Whether sums can be taken on a device: MPS has no float64, nor have some XPUs."""
+    """Whether a device has float64: MPS has not, nor have some XPUs."""
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
     except (RuntimeError, TypeError):
         return False
     return True
-
-
-def _where_sums_are(device: Any) -> Any:
-    """The device itself; without float64 the CPU, which chunks are brought to one by one."""
-    return device if has_float64(device) else torch.device("cpu")
 
 
 class _Side:
@@ -258,11 +277,28 @@ class _Side:
         return held_boxes(self.name, self.tensor)
 
 
-def _diff_job(row: int, sides: tuple[_Side, _Side], device: Any, cast: str | None) -> _Job | None:
+def _where(device: Any, can_without: Callable[[], bool]) -> _Where:
+    """The device; the CPU for what it cannot reduce without float64."""
+    if has_float64(device):
+        return _Where(device, float64=True)
+    return _Where(device, float64=False) if can_without() else _CPU
+
+
+def _diff_job(
+    row: int, sides: tuple[_Side, _Side], device: Any, options: DiffOptions
+) -> _Job | None:
     """How a pair is reduced; None if the core is to do it."""
     a, b = sides
+    cast = options.cast
+
+    def can_without() -> bool:
+        return can_diff_single(
+            (a.dtype, b.dtype), options.atol, options.rtol, cast, options.thresholds
+        )
+
+    where = _where(device or a.device or b.device or _CPU.device, can_without)
     if a.tensor is None and b.tensor is None:
-        if device is None or not can_diff(a.dtype, b.dtype, cast):
+        if device != where.device or not can_diff(a.dtype, b.dtype, cast):
             return None
     elif not can_diff(a.dtype, b.dtype, cast):
         raise ValueError(
@@ -291,14 +327,14 @@ def _diff_job(row: int, sides: tuple[_Side, _Side], device: Any, cast: str | Non
     else:
         box = whole(a.shape)
         parts = [_Part(box, (a.holder(box), b.holder(box)))]
-    where = device or _where_sums_are(a.device or b.device)
     return _Job(row, a.shape, (a.dtype, b.dtype), where, parts, groups)
 
 
 def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
     """How a tensor is reduced; None if the core is to do it."""
+    where = _where(device or side.device or _CPU.device, lambda: has_values(side.dtype))
     if side.tensor is None:
-        if device is None or not can_describe(side.dtype):
+        if device != where.device or not can_describe(side.dtype):
             return None
     elif not can_describe(side.dtype):
         raise ValueError(
@@ -312,7 +348,6 @@ def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
     else:
         box = whole(side.shape)
         parts = [_Part(box, (side.holder(box),))]
-    where = device or _where_sums_are(side.device)
     return _Job(row, side.shape, (side.dtype,), where, parts, groups)
 
 
@@ -342,7 +377,7 @@ class _Failure(NamedTuple):
 def _reduce(
     jobs: Sequence[_Job],
     rows: int,
-    kernel_of: Callable[[Any], _Kernel[Partial]],
+    kernel_of: Callable[[_Where], _Kernel[Partial]],
     on_progress: Progress | None,
     moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
 ) -> list[list[Partial] | None]:
@@ -386,23 +421,24 @@ def _reduce(
 
 def _reduce_here(
     jobs: Sequence[_Job],
-    kernel_of: Callable[[Any], _Kernel[Partial]],
+    kernel_of: Callable[[_Where], _Kernel[Partial]],
     on_progress: Progress | None,
     moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
 ) -> Iterator[_Reduced]:
     """Reduce what this process holds, device by device."""
-    by_device: dict[Any, list[_Job]] = {}
+    by_device: dict[_Where, list[_Job]] = {}
     for job in jobs:
-        by_device.setdefault(job.device, []).append(job)
+        by_device.setdefault(job.where, []).append(job)
     total = sum(
         part.box.numel * sum(_element_bytes(dtype) for dtype in job.dtypes)
         for job in jobs
         for part in job.parts
     )
     done = 0
-    for device, of_device in by_device.items():
-        kernel = kernel_of(device)
-        waiting: list[tuple[_Job, Box, int, ReducedChunk]] = []
+    for where, of_device in by_device.items():
+        device = where.device
+        kernel = kernel_of(where)
+        waiting: list[_Waiting] = []
         with torch.no_grad(), ReadAhead(_requests(of_device), _largest(of_device), device) as files:
             for job in of_device:
                 for part, start, stop in job.chunks():
@@ -410,16 +446,17 @@ def _reduce_here(
                         _codes(holder, ENCODINGS[dtype], start, stop, device, files)
                         for holder, dtype in zip(part.holders, job.dtypes, strict=True)
                     ]
-                    waiting.append((job, part.box, start, kernel.reduce(codes, job.dtypes)))
+                    chunk = kernel.reduce(codes, job.dtypes)
+                    waiting.append(_Waiting(job, part, start, stop, chunk))
                     del codes
                     files.release()
                     done += (stop - start) * sum(_element_bytes(dtype) for dtype in job.dtypes)
                     if on_progress is not None:
                         on_progress(done, total)
                     if len(waiting) == _FETCHED:
-                        yield from _fetched(waiting, kernel, moved)
+                        yield from _fetched(waiting, kernel, kernel_of, moved)
                         waiting.clear()
-            yield from _fetched(waiting, kernel, moved)
+            yield from _fetched(waiting, kernel, kernel_of, moved)
 
 
 def _element_bytes(dtype: str) -> int:
@@ -460,34 +497,77 @@ def _codes(
 ) -> Tensor:
     if isinstance(holder, _Stored):
         return files.take().view(encoding.code_dtype)
+    return _held_codes(holder, encoding, start, stop, device)
+
+
+def _held_codes(holder: Tensor, encoding: Any, start: int, stop: int, device: Any) -> Tensor:
     # resolved behind the cut: a conjugate of the whole would be a copy of it
     elements = elements_of(holder, start, stop).resolve_conj().resolve_neg()
     codes = codes_of(elements, encoding)
     return codes.to(device)
 
 
+class _Waiting(NamedTuple):
+    """A chunk whose results are on a device."""
+
+    job: _Job
+    part: _Part
+    start: int
+    stop: int
+    chunk: ReducedChunk
+
+
 def _fetched(
-    waiting: Sequence[tuple[_Job, Box, int, ReducedChunk]],
+    waiting: Sequence[_Waiting],
     kernel: _Kernel[Partial],
+    kernel_of: Callable[[_Where], _Kernel[Partial]],
     moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
 ) -> Iterator[_Reduced]:
     """Bring the results of some chunks here, all at once, and make partials of them."""
+    on_cpu = kernel_of(_CPU)
+    for item, found in zip(waiting, _partials(waiting, kernel), strict=True):
+        partial = found
+        if partial is None:
+            again = item._replace(chunk=_reduced_on_cpu(item, on_cpu))
+            (partial,) = _partials([again], on_cpu)
+        assert partial is not None
+        index, partial = moved(partial, item.job, item.part.box, item.start)
+        yield _Reduced(item.job.row, index, item.part.box, item.start, partial)
+
+
+def _partials(waiting: Sequence[_Waiting], kernel: _Kernel[Partial]) -> Iterator[Partial | None]:
+    """A partial of each chunk, None for one that is at risk."""
     if not waiting:
         return
-    chunks = [chunk for *_, chunk in waiting]
+    chunks = [item.chunk for item in waiting]
     counts = iter(torch.cat([chunk.counts for chunk in chunks]).cpu().tolist())
     sums = iter(torch.cat([chunk.sums for chunk in chunks]).cpu().tolist())
     histograms = [chunk.histogram for chunk in chunks if chunk.histogram is not None]
     bins = iter(torch.stack(histograms).cpu().tolist() if histograms else ())
-    for job, box, start, chunk in waiting:
-        partial = kernel.partial(
+    for item in waiting:
+        chunk = item.chunk
+        yield kernel.partial(
             [next(counts) for _ in range(chunk.counts.numel())],
             [next(sums) for _ in range(chunk.sums.numel())],
             None if chunk.histogram is None else next(bins),
-            job.dtypes,
+            item.job.dtypes,
         )
-        index, partial = moved(partial, job, box, start)
-        yield _Reduced(job.row, index, box, start, partial)
+
+
+def _reduced_on_cpu(item: _Waiting, kernel: _Kernel[Partial]) -> ReducedChunk:
+    """A chunk once more, with float64; what it has of files is read again."""
+    codes = []
+    for holder, dtype in zip(item.part.holders, item.job.dtypes, strict=True):
+        encoding = ENCODINGS[dtype]
+        if isinstance(holder, _Stored):
+            request = holder.request(item.part.box, item.start, item.stop)
+            buffer = torch.empty(request.bytes, dtype=torch.uint8)
+            request.fill(memoryview(buffer.numpy()))
+            codes.append(buffer.view(encoding.code_dtype))
+        else:
+            codes.append(_held_codes(holder, encoding, item.start, item.stop, _CPU.device))
+    with torch.no_grad():
+        return kernel.reduce(codes, item.job.dtypes)
 
 
 def _index_in_tensor(index: int, job: _Job, box: Box, start: int) -> int:
