@@ -5,6 +5,9 @@ all begin there; a soup, the mean of the ingredients, is a leaf beside them, and
 begins from it where there is one. So the order is by stage, ingredient and step, and the parent of
 a branch's first checkpoint is the end of the stage before.
 
+Names of a first stage often tell no stage, as nobody knew of a second one when they were given. So
+what has a step and no stage is of stage 1 where others are of a later one.
+
 A stage that has a name and no number, as those in which SmolLM3 learns long contexts, comes after
 the numbered ones. What tells no step comes last, each as a leaf of the end of training. Where
 nothing tells a step, and where the order is given, each follows the one before it.
@@ -21,7 +24,7 @@ from ckptdiff.dynamics.data import ROOT
 from ckptdiff.dynamics.natural import NaturalKey, natural_key
 from ckptdiff.suggest import unknown
 
-__all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "with_tokens"]
+__all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "first_stage", "with_tokens"]
 
 Order = Literal["position", "given"]
 
@@ -80,6 +83,25 @@ def check_order(order: str) -> Order:
         if order == known:
             return known
     raise ValueError(unknown("order", order, ORDERS))
+
+
+def first_stage(places: Sequence[Place]) -> list[int]:
+    """The indices of those that must be of stage 1, as they tell a step and others a later stage.
+
+    What tells an ingredient, or is a soup, is not of a first stage.
+    """
+    if not any(place.stage is not None and place.stage > 1 for place in places):
+        return []
+    return [
+        index
+        for index, place in enumerate(places)
+        if place.stage is None
+        and place.phase is None
+        and place.count is not None
+        and place.ingredient is None
+        and not place.ingredients
+        and not place.is_soup
+    ]
 
 
 def arrange(places: Sequence[Place], order: Order) -> tuple[list[int], list[int]]:
