@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ckptdiff
@@ -382,13 +383,23 @@ def test_tokens_add_up_along_branches() -> None:
         "stage2-ingredient2-step1-tokens1B",
     ]
     places = [place_of(name) for name in names]
-    places[:2] = [Place(stage=1, step=s, tokens=4 * s, stage_tokens=4 * s) for s in (1, 2)]
+    places[:2] = [
+        Place(stage=1, step=s, tokens=4 * s, stage_tokens=4 * s, is_end=s == 2) for s in (1, 2)
+    ]
     places[2:] = [
         Place(stage=2, ingredient=i, ingredients=(i,), step=s, stage_tokens=s)
         for i, s in ((1, 1), (1, 2), (2, 1))
     ]
     _, parents = arrange(places, "position")
     assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, 9, 10, 9]
+    # the last that is here need not be the last there was
+    places[1] = replace(places[1], is_end=False)
+    assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, None, None, None]
+    # one that counts through tells where its branch began
+    places[2] = replace(places[2], tokens=21)
+    assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, 21, 22, None]
+    # and without a first stage nothing is known of it
+    assert with_tokens(places[4:], [-1])[0].tokens is None
 
 
 def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:

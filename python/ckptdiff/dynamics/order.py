@@ -42,7 +42,8 @@ class Place:
     ``phase`` is the name of a stage that has no number. ``ingredients`` has several numbers for a
     soup of them, and ``is_soup`` is also true where the label names several steps. ``index`` counts
     checkpoints, where a label does that instead of steps. ``tokens`` are those since the start of
-    the run, ``stage_tokens`` those since the start of the stage.
+    the run, ``stage_tokens`` those since the start of the stage. ``is_end`` is true where it is
+    known that the stage ended here.
     """
 
     stage: int | None = None
@@ -55,6 +56,7 @@ class Place:
     tokens: int | None = None
     stage_tokens: int | None = None
     learning_rate: float | None = None
+    is_end: bool = False
 
     @property
     def count(self) -> int | None:
@@ -135,18 +137,25 @@ def _key(place: Place) -> tuple[object, ...]:
 def with_tokens(places: Sequence[Place], parents: Sequence[int]) -> list[Place]:
     """The places in order, with tokens since the start where those of the stage can be added up.
 
-    In OLMo 2 the tokens in a label count from the start of the stage.
+    In OLMo 2 the tokens in a label count from the start of the stage. A stage began with the tokens
+    of the one before only where that is known to have ended at its last checkpoint that is here:
+    where a config or the trainer's state says so, or as a soup is the last of its stage. Otherwise
+    the tokens of a later stage are not known, unless something counts them through.
     """
     known: list[Place] = []
     # tokens since the start of the run at the checkpoint that a place's branch began from
     began: list[int | None] = []
     for place, parent in zip(places, parents, strict=True):
+        start: int | None = None
         if parent == ROOT:
-            start: int | None = 0
+            is_first = place.phase is None and (place.stage is None or place.stage <= 1)
+            start = 0 if is_first else None
         elif known[parent].branch == place.branch:
             start = began[parent]
-        else:
+        elif known[parent].is_end or known[parent].is_soup:
             start = known[parent].tokens
+        if start is None and place.tokens is not None and place.stage_tokens is not None:
+            start = place.tokens - place.stage_tokens
         began.append(start)
         if place.tokens is None and place.stage_tokens is not None and start is not None:
             place = replace(place, tokens=start + place.stage_tokens)

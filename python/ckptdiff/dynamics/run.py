@@ -212,6 +212,7 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         tokens=tokens,
         stage_tokens=_first(position.stage_tokens, revision.tokens),
         learning_rate=position.learning_rate,
+        is_end=position.is_end,
     )
 
 
