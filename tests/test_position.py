@@ -214,6 +214,26 @@ def test_a_batch_that_was_cut_short_is_no_conflict(tmp_path: Path) -> None:
         assert len(position.conflicts) == conflicts
 
 
+@pytest.mark.parametrize(
+    ("value", "unit", "is_end"),
+    [
+        (1000, "steps", True),
+        (1001, "steps", False),
+        (1000 * BATCH, "tokens", True),
+        (1001 * BATCH - 1, "tokens", True),
+        (1001 * BATCH, "tokens", False),
+        (1, "epochs", False),
+    ],
+)
+def test_the_end_by_the_config(value: int, unit: str, is_end: bool, tmp_path: Path) -> None:
+    config = olmo_core(trainer__max_duration={"value": value, "unit": unit})
+    step = written(tmp_path / "stage1-step1000", config)
+    assert position_of(str(step)).is_end == is_end
+    # the trainer's state counts more
+    trainer_state(step, global_step=1000, max_steps=1200)
+    assert not position_of(str(step)).is_end
+
+
 def test_a_soup_has_no_rate(tmp_path: Path) -> None:
     step = written(tmp_path / "stage2-ingredient1+2-step1000", olmo_core())
     position = position_of(str(step))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ckptdiff
@@ -189,8 +190,13 @@ def write_list(path: Path, *lines: str) -> str:
 
 def test_the_lists_of_olmo(tmp_path: Path) -> None:
     """A list of stage 2 has ingredients and no stage; addresses stand for what was downloaded."""
-    chain(tmp_path, ["stage1/step10", "peteish7/stage2_ingredient1/step5-unsharded", "i2/step5"])
-    first = write_list(tmp_path / "a.csv", "Step,Checkpoint Directory", "10,stage1/step10")
+    labels = ["step10-unsharded", "stage2_ingredient1/step5-unsharded"]
+    chain(tmp_path, [f"peteish7/{label}" for label in labels] + ["i2/step5"])
+    first = write_list(
+        tmp_path / "a.csv",
+        "Step,Checkpoint Directory",
+        "10,https://olmo-checkpoints.org/ai2-llm/peteish7/step10-unsharded/",
+    )
     second = write_list(
         tmp_path / "b.csv",
         "Ingredient,Step,Checkpoint Directory",
@@ -206,6 +212,27 @@ def test_the_lists_of_olmo(tmp_path: Path) -> None:
     assert "1 of 3 checkpoints are not here" in problem.text
     assert "stage2_ingredient3" in problem.text
     assert not report.is_sound
+    (note,) = (one for one in report.problems if one.kind == "stage_assumed")
+    assert note.text.startswith("step10: no stage is known, taken for stage 1")
+
+
+def test_steps_without_a_stage_beside_a_second_stage(tmp_path: Path) -> None:
+    """Nobody calls a stage the first before there is a second."""
+    chain(tmp_path, ["step10-tokens1B", "step20-tokens2B", "stage2-ingredient1-step5-tokens1B"])
+    report = ckptdiff.series(tmp_path)
+    assert [(one.stage, one.step) for one in report.checkpoints] == [(1, 10), (1, 20), (2, 5)]
+    assert report.data.parents == (-1, 0, 1)
+    assert [one.tokens for one in report.checkpoints][:2] == [10**9, 2 * 10**9]
+    (note,) = (one for one in report.problems if one.kind == "stage_assumed")
+    assert note.labels == ("step10-tokens1B", "step20-tokens2B")
+    assert report.is_sound
+
+
+def test_steps_without_a_stage_and_no_second_one(tmp_path: Path) -> None:
+    chain(tmp_path, ["step10", "step20", "stage1-step30"])
+    report = ckptdiff.series(tmp_path)
+    assert sorted(one.stage or 0 for one in report.checkpoints) == [0, 0, 1]
+    assert "stage_assumed" not in [one.kind for one in report.problems]
 
 
 def test_a_list_with_stages_and_tokens(tmp_path: Path) -> None:
@@ -356,13 +383,23 @@ def test_tokens_add_up_along_branches() -> None:
         "stage2-ingredient2-step1-tokens1B",
     ]
     places = [place_of(name) for name in names]
-    places[:2] = [Place(stage=1, step=s, tokens=4 * s, stage_tokens=4 * s) for s in (1, 2)]
+    places[:2] = [
+        Place(stage=1, step=s, tokens=4 * s, stage_tokens=4 * s, is_end=s == 2) for s in (1, 2)
+    ]
     places[2:] = [
         Place(stage=2, ingredient=i, ingredients=(i,), step=s, stage_tokens=s)
         for i, s in ((1, 1), (1, 2), (2, 1))
     ]
     _, parents = arrange(places, "position")
     assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, 9, 10, 9]
+    # the last that is here need not be the last there was
+    places[1] = replace(places[1], is_end=False)
+    assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, None, None, None]
+    # one that counts through tells where its branch began
+    places[2] = replace(places[2], tokens=21)
+    assert [place.tokens for place in with_tokens(places, parents)] == [4, 8, 21, 22, None]
+    # and without a first stage nothing is known of it
+    assert with_tokens(places[4:], [-1])[0].tokens is None
 
 
 def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:

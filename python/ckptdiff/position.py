@@ -52,7 +52,8 @@ class TrainingPosition:
     the start of the run, ``stage_tokens`` those since the start of the stage. ``learning_rate`` is
     the one of the last update. ``index`` is the number of a checkpoint in a series that counts
     checkpoints. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
-    all others.
+    all others. ``is_end`` is true where the trainer's state or the config says that training, or
+    the stage, was to end at this step; false is not to say that it went on.
 
     ``sources`` has, for each field that is known, what it was read from. ``conflicts`` has a
     sentence for each field on which two sources disagree, ``problems`` one for each file that
@@ -71,6 +72,7 @@ class TrainingPosition:
     stage_tokens: int | None = None
     learning_rate: float | None = None
     index: int | None = None
+    is_end: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
     conflicts: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ def position_of(path: str) -> TrainingPosition:
     _settle_step(found, labels)
     _settle_tokens(found, own, config)
     _settle_learning_rate(found, config)
+    _settle_end(found, config)
     return found.position(own.revision.label if own else None)
 
 
@@ -271,6 +274,7 @@ class _Findings:
         self.tokens: list[_Reading] = []
         #: the step at which training was to end, and what was logged on the way
         self.max_steps: int | None = None
+        self.is_end = False
         self.log: list[Any] = []
 
     def settle(self, name: str, value: object, source: str) -> None:
@@ -305,6 +309,7 @@ class _Findings:
             path=self._path,
             label=label,
             **self._values,
+            is_end=self.is_end,
             sources=self._sources,
             conflicts=tuple(self._conflicts),
             problems=tuple(self._problems),
@@ -359,6 +364,7 @@ def _take_trainer_state(found: _Findings, path: str) -> None:
                 # 0 is what it says where it was not told to count tokens
                 counts = {key: value for key, value in state.items() if value or "step" in key}
                 _take_counts(found, counts, _TRAINER_STATE, "num_input_tokens_seen")
+                found.max_steps = found.max_steps or _count(state.get("max_steps"))
                 log = state.get("log_history")
                 found.log = log if isinstance(log, list) else []
 
@@ -438,6 +444,27 @@ def _settle_tokens(found: _Findings, own: _Label | None, config: ModelConfig | N
     found.settle("stage_tokens", best.value, best.source)
     if not restarted:
         found.settle("tokens", best.value, best.source)
+
+
+def _settle_end(found: _Findings, config: ModelConfig | None) -> None:
+    """Whether the last step was made: of the trainer's count of what it had to do, or the config's.
+
+    Where a duration is in tokens, the last batch may be one that is not full, or be left out.
+    """
+    step = found.get("step")
+    if step is None or len(found.get("steps") or ()) > 1:
+        return
+    if found.max_steps:
+        found.is_end = step >= found.max_steps
+        return
+    amount, _, unit = (config.duration if config and config.duration else "").partition(" ")
+    if not amount.isdecimal():
+        return
+    batch = config.batch_size_tokens if config else None
+    if unit.startswith("step"):
+        found.is_end = step >= int(amount)
+    elif unit.startswith("token") and batch:
+        found.is_end = (step + 1) * batch > int(amount)
 
 
 def _settle_learning_rate(found: _Findings, config: ModelConfig | None) -> None:

@@ -5,6 +5,9 @@ all begin there; a soup, the mean of the ingredients, is a leaf beside them, and
 begins from it where there is one. So the order is by stage, ingredient and step, and the parent of
 a branch's first checkpoint is the end of the stage before.
 
+Names of a first stage often tell no stage, as nobody knew of a second one when they were given. So
+what has a step and no stage is of stage 1 where others are of a later one.
+
 A stage that has a name and no number, as those in which SmolLM3 learns long contexts, comes after
 the numbered ones. What tells no step comes last, each as a leaf of the end of training. Where
 nothing tells a step, and where the order is given, each follows the one before it.
@@ -21,7 +24,7 @@ from ckptdiff.dynamics.data import ROOT
 from ckptdiff.dynamics.natural import NaturalKey, natural_key
 from ckptdiff.suggest import unknown
 
-__all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "with_tokens"]
+__all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "first_stage", "with_tokens"]
 
 Order = Literal["position", "given"]
 
@@ -39,7 +42,8 @@ class Place:
     ``phase`` is the name of a stage that has no number. ``ingredients`` has several numbers for a
     soup of them, and ``is_soup`` is also true where the label names several steps. ``index`` counts
     checkpoints, where a label does that instead of steps. ``tokens`` are those since the start of
-    the run, ``stage_tokens`` those since the start of the stage.
+    the run, ``stage_tokens`` those since the start of the stage. ``is_end`` is true where it is
+    known that the stage ended here.
     """
 
     stage: int | None = None
@@ -52,6 +56,7 @@ class Place:
     tokens: int | None = None
     stage_tokens: int | None = None
     learning_rate: float | None = None
+    is_end: bool = False
 
     @property
     def count(self) -> int | None:
@@ -80,6 +85,25 @@ def check_order(order: str) -> Order:
         if order == known:
             return known
     raise ValueError(unknown("order", order, ORDERS))
+
+
+def first_stage(places: Sequence[Place]) -> list[int]:
+    """The indices of those that must be of stage 1, as they tell a step and others a later stage.
+
+    What tells an ingredient, or is a soup, is not of a first stage.
+    """
+    if not any(place.stage is not None and place.stage > 1 for place in places):
+        return []
+    return [
+        index
+        for index, place in enumerate(places)
+        if place.stage is None
+        and place.phase is None
+        and place.count is not None
+        and place.ingredient is None
+        and not place.ingredients
+        and not place.is_soup
+    ]
 
 
 def arrange(places: Sequence[Place], order: Order) -> tuple[list[int], list[int]]:
@@ -113,18 +137,25 @@ def _key(place: Place) -> tuple[object, ...]:
 def with_tokens(places: Sequence[Place], parents: Sequence[int]) -> list[Place]:
     """The places in order, with tokens since the start where those of the stage can be added up.
 
-    In OLMo 2 the tokens in a label count from the start of the stage.
+    In OLMo 2 the tokens in a label count from the start of the stage. A stage began with the tokens
+    of the one before only where that is known to have ended at its last checkpoint that is here:
+    where a config or the trainer's state says so, or as a soup is the last of its stage. Otherwise
+    the tokens of a later stage are not known, unless something counts them through.
     """
     known: list[Place] = []
     # tokens since the start of the run at the checkpoint that a place's branch began from
     began: list[int | None] = []
     for place, parent in zip(places, parents, strict=True):
+        start: int | None = None
         if parent == ROOT:
-            start: int | None = 0
+            is_first = place.phase is None and (place.stage is None or place.stage <= 1)
+            start = 0 if is_first else None
         elif known[parent].branch == place.branch:
             start = began[parent]
-        else:
+        elif known[parent].is_end or known[parent].is_soup:
             start = known[parent].tokens
+        if start is None and place.tokens is not None and place.stage_tokens is not None:
+            start = place.tokens - place.stage_tokens
         began.append(start)
         if place.tokens is None and place.stage_tokens is not None and start is not None:
             place = replace(place, tokens=start + place.stage_tokens)

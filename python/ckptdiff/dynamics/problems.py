@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "uneven_interval": "steps that are not at the interval of their branch",
     "listed_twice": "a checkpoint that was given more than once; it is read once",
     "no_position": "a checkpoint of which no step is known",
+    "stage_assumed": "checkpoints of which no stage is known, taken for those of stage 1",
     "tokens_restart": "fewer tokens than an earlier checkpoint of the branch",
     "mapped": "a checkpoint whose tensors have other names, which are mapped to those of most",
     "not_a_member": "a checkpoint beside the series that is no part of it",

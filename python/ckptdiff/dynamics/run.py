@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from ckptdiff.dynamics.discover import Found, revision_of
 from ckptdiff.dynamics.levels import levels_of
 from ckptdiff.dynamics.names import under_one_set_of_names
 from ckptdiff.dynamics.open_files import allow_open_files
-from ckptdiff.dynamics.order import Order, Place, arrange, with_tokens
+from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, with_tokens
 from ckptdiff.dynamics.problems import Problem, in_order
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
@@ -75,7 +75,7 @@ def read_series(
     checkpoints are left, or the globs leave no tensor.
     """
     found = list(problems)
-    candidate_places = [_place(candidate.found, found) for candidate in candidates]
+    candidate_places = _places(candidates, found)
     members = _opened(candidates, candidate_places, rules, map_choice, found)
     found += [
         Problem("unmatched_rule", note)
@@ -166,6 +166,19 @@ def _opened(
     return members
 
 
+def _places(candidates: Sequence[Candidate], problems: list[Problem]) -> list[Place]:
+    """Where training stood at each, by what is around it and by what the others say."""
+    places = [_place(candidate.found, problems) for candidate in candidates]
+    labels = [candidate.found.label for candidate in candidates]
+    assumed = first_stage(places)
+    if assumed:
+        for index in assumed:
+            tokens = _first(places[index].tokens, places[index].stage_tokens)
+            places[index] = replace(places[index], stage=1, tokens=tokens)
+        problems.append(soundness.assumed_stage([labels[index] for index in assumed]))
+    return places
+
+
 def _place(found: Found, problems: list[Problem]) -> Place:
     """Where training stood: by the trainer's state and the names around it, a list, the label."""
     revision = revision_of(found.label)
@@ -199,6 +212,7 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         tokens=tokens,
         stage_tokens=_first(position.stage_tokens, revision.tokens),
         learning_rate=position.learning_rate,
+        is_end=position.is_end,
     )
 
 

@@ -21,6 +21,7 @@ from ckptdiff.naming.groups import layer
 
 __all__ = [
     "Shapes",
+    "assumed_stage",
     "duplicates",
     "intervals",
     "not_common",
@@ -95,6 +96,13 @@ def _difference(reference: Shapes, other: Shapes) -> str | None:
 def _layers(shapes: Shapes) -> set[str]:
     """The numbered layers."""
     return {name for name in map(layer, shapes) if re.search(r"(^|\.)[0-9]+$", name)}
+
+
+def assumed_stage(labels: Sequence[str]) -> Problem:
+    """The note on checkpoints that tell no stage and are taken for those of stage 1."""
+    several = f"{labels[0]} to {labels[-1]}, {len(labels):,} checkpoints" if labels[1:] else ""
+    text = f"{several or labels[0]}: no stage is known, taken for stage 1 as there are later ones"
+    return Problem("stage_assumed", text, tuple(labels))
 
 
 def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
