@@ -146,10 +146,11 @@ def read_series(
     found += soundness.token_order(labels, places, parents)
     found += soundness.not_common(labels, run.not_common)
     found += soundness.duplicates(data, lambda a, b: _is_identical(members[a], members[b], reading))
+    shares = _not_finite(data.total)
     found += [
         Problem(
             "diverged",
-            f"{labels[index]}: {_not_finite(data.total)[index]:.1%} of the elements are not finite; "
+            f"{labels[index]}: {shares[index]:.1%} of the elements are not finite; "
             "the others are compared without it",
             (labels[index],),
         )
