@@ -84,7 +84,11 @@ def _tensor_level(name: str, values: Floats, parents: Sequence[int]) -> SeriesLe
             np.nan if parent == ROOT else measure(values[parent], w)
             for w, parent in zip(values, parents, strict=True)
         ]
-        for column, measure in (("changed_bf16", _changed_bf16), ("sign_flips", _sign_flips))
+        for column, measure in (
+            ("changed", _changed),
+            ("changed_bf16", _changed_bf16),
+            ("sign_flips", _sign_flips),
+        )
     }
     return SeriesLevel(
         names=(name,),
@@ -138,6 +142,10 @@ def _bf16(values: Floats) -> NDArray[np.generic]:
     import ml_dtypes
 
     return values.astype(np.float32).astype(ml_dtypes.bfloat16)
+
+
+def _changed(a: Floats, b: Floats) -> float:
+    return float((~((a == b) | (np.isnan(a) & np.isnan(b)))).sum())
 
 
 def _changed_bf16(a: Floats, b: Floats) -> float:

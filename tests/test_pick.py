@@ -67,7 +67,9 @@ def test_events_come_by_their_score_and_once() -> None:
 
 
 def test_equal_checkpoints_are_taken_once_and_nothing_from_nothing() -> None:
-    assert [one.index for one in pick(line(1, 1, 1), 3, ())] == [2]
+    # the first, of which the others are copies
+    assert [one.index for one in pick(line(1, 1, 1), 3, ())] == [0]
+    assert [one.index for one in pick(line(1, 2, 1, 1), 3, ())] == [2, 1]
     assert pick(SeriesData((), {}), 3, ()) == ()
     nowhere = series_of([{"w": np.array([math.nan])} for _ in range(3)], chain(3))
     events = [Event("first_nonfinite", index, math.inf, {}, ()) for index in (0, 2, 0)]

@@ -13,6 +13,7 @@ import torch
 from ckptdiff.dynamics.order import Place
 from ckptdiff.dynamics.report import SeriesReport
 from ckptdiff.dynamics.soundness import intervals
+from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.errors import CheckpointNotFoundError
 from ckptdiff.naming.groups import layer, module
 from safetensors.torch import save_file
@@ -463,3 +464,74 @@ def test_problems_come_before_notes(tmp_path: Path) -> None:
     report = ckptdiff.series(tmp_path)
     assert kinds(report) == ["duplicate", "listed_twice"]
     assert [problem.is_note for problem in report.problems] == [False, True]
+
+
+# One that diverged.
+
+
+def with_one_diverged(folder: Path, at: int, *, share: float = 1.0, count: int = 15) -> list[str]:
+    """A chain of which the checkpoint ``at`` is NaN in a share of its elements."""
+    labels = [f"step{10 * step}" for step in range(1, count + 1)]
+    written = chain(folder, labels)
+    broken = {name: held.clone() for name, held in written[labels[at]].items()}
+    for held in broken.values():
+        held.view(-1)[: round(share * held.numel())] = float("nan")
+    put(folder / labels[at], broken)
+    return labels
+
+
+@pytest.mark.parametrize("at", [0, 7, 14])
+def test_one_that_diverged_leaves_the_others_as_they_are_without_it(
+    at: int, tmp_path: Path
+) -> None:
+    labels = with_one_diverged(tmp_path / "run", at)
+    report = ckptdiff.series(tmp_path / "run")
+    rest = [index for index in range(15) if index != at]
+    without = ckptdiff.series([tmp_path / "run" / labels[index] for index in rest])
+    assert [one.label for one in report.checkpoints] == labels
+    assert kinds(report) == ["diverged"]
+    assert report.problems[0].labels == (labels[at],)
+    assert report.is_sound
+    for name in ("tensor", "layer", "module", "total"):
+        mine, others = report.level(name), without.level(name)
+        np.testing.assert_array_equal(mine.finite, others.finite)
+        np.testing.assert_array_equal(mine.gram[:, rest][:, :, rest], others.gram)
+        assert np.isnan(mine.gram[:, at]).all()
+        assert np.isnan(mine.gram[:, :, at]).all()
+        np.testing.assert_array_equal(mine.stats["nan"][at], mine.numel)
+        for column in mine.diffs:
+            np.testing.assert_array_equal(mine.diffs[column][rest], others.diffs[column])
+        moved, expected = report.trajectory(name), without.trajectory(name)
+        for quantity in QUANTITIES:
+            got = getattr(moved, quantity)
+            np.testing.assert_array_equal(got[rest], getattr(expected, quantity), quantity)
+        np.testing.assert_array_equal(moved.diffusion_exponent, expected.diffusion_exponent)
+    assert np.isfinite(report.trajectory().norm[rest]).all()
+    assert [one.label for one in without.checkpoints] == [labels[index] for index in rest]
+    events = [(event.kind, labels[event.checkpoint]) for event in report.events]
+    assert ("first_nonfinite", labels[at]) in events
+    assert {one.index for one in report.pick(100)} == set(rest)
+    document = json.loads(report.to_json(by="layer", pick=3))
+    coordinates = document["principal_components"]["coordinates"]
+    assert all(isinstance(value, float) for index in rest for value in coordinates[index])
+    assert document["picked"][0]["checkpoint"] == labels[rest[-1]]
+    report.save(tmp_path / "saved")
+    assert SeriesReport.load(tmp_path / "saved").to_json() == report.to_json()
+    assert report.to_csv(tmp_path / "csv", pick=3)
+
+
+def test_a_few_elements_that_are_not_finite_are_left_out_alone(tmp_path: Path) -> None:
+    walk = Walk(shapes={"a": (300,), "b": (100,)})
+    for step in range(3):
+        weights = walk.step()
+        weights["a"][:4] = float("nan") if step == 1 else 0.0
+        put(tmp_path / f"step{step}", weights)
+    report = ckptdiff.series(tmp_path)
+    assert kinds(report) == []
+    assert report.level("total").finite[0] == 396
+
+
+def test_plots_of_a_series_with_one_that_diverged(tmp_path: Path) -> None:
+    with_one_diverged(tmp_path / "run", 7)
+    report = ckptdiff.series(tmp_path / "run")
+    assert len(report.write_plots(tmp_path / "plots")) == 10

@@ -75,7 +75,9 @@ def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level:
                 expected["path_length"][t] = 0
                 continue
             u = w[t] - w[parent]
-            before = data.checkpoints[parent]
+            # nothing was trained between a copy and what it is a copy of
+            home = parent - 1 if data.checkpoints[parent].label == DUPLICATE else parent
+            before = data.checkpoints[home]
             assert checkpoint.tokens is not None
             assert before.tokens is not None
             assert checkpoint.step is not None
@@ -93,8 +95,8 @@ def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level:
             # bf16 values are bf16 already
             expected["changed_share"][t] = (w[t] != w[parent]).sum() / len(u)
             expected["sign_flips"][t] = (w[t] * w[parent] < 0).sum()
-            if parents[parent] != ROOT:
-                expected["cosine_of_updates"][t] = cosine(u, w[parent] - w[parents[parent]])
+            if parents[home] != ROOT:
+                expected["cosine_of_updates"][t] = cosine(u, w[home] - w[parents[home]])
         for quantity in QUANTITIES:
             np.testing.assert_allclose(
                 getattr(got, quantity)[:, row],
@@ -151,7 +153,8 @@ def test_the_diffusion_exponent_is_the_slope_over_all_pairs_of_a_branch(
         for t, parent in enumerate(data.parents):
             s = parent
             while s != ROOT:
-                if distances[s, t]:
+                pair = data.checkpoints[s].label, data.checkpoints[t].label
+                if distances[s, t] and DUPLICATE not in pair:
                     x.append(np.log(position[t] - position[s]))
                     y.append(np.log(distances[s, t] ** 2))
                 s = data.parents[s]
@@ -224,15 +227,15 @@ def test_what_is_not_defined_is_nan() -> None:
     np.testing.assert_array_equal(got.norm[:, 0], [0, 5, 5, 0])
     np.testing.assert_array_equal(got.update_norm[:, 0], [np.nan, 5, 0, 5])
     np.testing.assert_array_equal(got.relative_update[:, 0], [np.nan, np.inf, 0, 1])
-    np.testing.assert_array_equal(got.cosine_of_updates[:, 0], [np.nan] * 4)
+    # the last goes back on the last update there was
+    np.testing.assert_allclose(got.cosine_of_updates[:, 0], [np.nan, np.nan, np.nan, -1])
     np.testing.assert_array_equal(got.cosine_with_last[:, 0], [np.nan] * 4)
     np.testing.assert_array_equal(got.path_length[:, 0], [0, 5, 5, 10])
     np.testing.assert_array_equal(got.displacement[:, 0], [0, 5, 5, 0])
     for quantity in ("update_per_token", "update_per_learning_rate"):
         assert np.isnan(getattr(got, quantity)).all()
-    # no pair moved at two lags that differ but for (1, 3), (0, 1), (0, 2), (2, 3)
-    lags, logs = np.log([1, 2, 1, 2]), np.log([25.0] * 4)
-    assert got.diffusion_exponent[0] == pytest.approx(np.polyfit(lags, logs, 1)[0], abs=1e-12)
+    # the third is a copy and left out; of the pairs of the others those that moved have one lag
+    assert np.isnan(got.diffusion_exponent[0])
 
 
 def test_zero_that_stays_zero_did_not_move() -> None:
@@ -306,6 +309,17 @@ def test_steps_that_begin_anew_and_steps_that_go_on() -> None:
     np.testing.assert_array_equal(Clock.of(anew).position, [0, 100, 110, 120])
     on = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 110, 120])
     np.testing.assert_array_equal(Clock.of(on).position, [0, 100, 110, 120])
+
+
+def test_the_child_of_a_copy_began_at_the_original() -> None:
+    checkpoints = chain(5, step=[0, 10, 20, 30, 40], tokens=[0, 5, 10, 15, 20])
+    clock = Clock.of(checkpoints, {2, 3})
+    np.testing.assert_array_equal(clock.interval, [np.nan, 10, 10, 20, 30])
+    np.testing.assert_array_equal(clock.tokens, [np.nan, 5, 5, 10, 15])
+    np.testing.assert_array_equal(clock.position, [0, 10, 20, 30, 40])
+    # a stage that begins with a copy of the end of the one before, and counts its steps anew
+    anew = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 0, 150])
+    np.testing.assert_array_equal(Clock.of(anew, {2}).position, [0, 100, np.nan, 250])
 
 
 def test_an_interval_that_is_not_positive_is_not_known() -> None:

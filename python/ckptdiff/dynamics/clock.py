@@ -3,13 +3,15 @@
 Steps are counted along a branch. A stage may begin to count anew, as OLMo 2's second stage does,
 or go on: where the stage changes and the step is not larger than the parent's, it began at 0.
 Steps are exact where labels round tokens to a billion, so lags are measured in steps where those
-are known, in tokens otherwise, and in checkpoints where neither is.
+are known, in tokens otherwise, and in checkpoints where neither is. Nothing is trained between a
+checkpoint and its copy, so the interval of a copy's child begins at the original.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -40,10 +42,13 @@ class Clock:
     learning_rate: Floats
 
     @classmethod
-    def of(cls, checkpoints: Sequence[SeriesCheckpoint]) -> Clock:
-        """The clock of a series, parents before children."""
-        steps = _intervals(checkpoints, _steps_between)
-        tokens = _intervals(checkpoints, _tokens_between)
+    def of(
+        cls, checkpoints: Sequence[SeriesCheckpoint], copies: Collection[int] = frozenset()
+    ) -> Clock:
+        """The clock of a series, parents before children; ``copies`` are their parents again."""
+        ways = [_way(checkpoints, index, copies) for index in range(len(checkpoints))]
+        steps = _intervals(checkpoints, ways, _steps_between)
+        tokens = _intervals(checkpoints, ways, _tokens_between)
         inner = np.array([checkpoint.parent != ROOT for checkpoint in checkpoints], bool)
         unit: Literal["steps", "tokens", "checkpoints"] = "checkpoints"
         interval = np.where(inner, 1.0, np.nan)
@@ -53,10 +58,12 @@ class Clock:
             unit, interval = "steps", steps
         elif known[1]:
             unit, interval = "tokens", tokens
-        rates = _intervals(checkpoints, _mean_learning_rate)
+        # from the original itself
+        direct = [[way[0], way[-1]] for way in ways]
+        rates = _intervals(checkpoints, direct, _mean_learning_rate)
         return cls(
             unit=unit,
-            position=_positions(checkpoints, interval),
+            position=_positions(ways, interval),
             interval=interval,
             steps=steps,
             tokens=tokens,
@@ -64,14 +71,26 @@ class Clock:
         )
 
 
-def _intervals(checkpoints: Sequence[SeriesCheckpoint], between: Between) -> Floats:
-    """``between(parent, child)`` of each checkpoint, NaN at roots and where it is not positive."""
+def _way(checkpoints: Sequence[SeriesCheckpoint], index: int, copies: Collection[int]) -> list[int]:
+    """From a checkpoint's parent, or the original of that, to itself; a root alone."""
+    way = [index]
+    while checkpoints[way[0]].parent != ROOT:
+        way.insert(0, checkpoints[way[0]].parent)
+        if way[0] not in copies:
+            break
+    return way
+
+
+def _intervals(
+    checkpoints: Sequence[SeriesCheckpoint], ways: Sequence[Sequence[int]], between: Between
+) -> Floats:
+    """``between`` added up along each way, NaN at roots and where it is not positive."""
     result = np.full(len(checkpoints), np.nan)
-    for index, checkpoint in enumerate(checkpoints):
-        if checkpoint.parent != ROOT:
-            amount = between(checkpoints[checkpoint.parent], checkpoint)
-            if amount is not None and amount > 0:
-                result[index] = amount
+    for index, way in enumerate(ways):
+        amounts = [between(checkpoints[a], checkpoints[b]) for a, b in pairwise(way)]
+        known = [amount for amount in amounts if amount is not None]
+        if checkpoints[index].parent != ROOT and len(known) == len(amounts) and sum(known) > 0:
+            result[index] = sum(known)
     return result
 
 
@@ -94,10 +113,10 @@ def _mean_learning_rate(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> fl
     return (parent.learning_rate + child.learning_rate) / 2
 
 
-def _positions(checkpoints: Sequence[SeriesCheckpoint], interval: Floats) -> Floats:
+def _positions(ways: Sequence[Sequence[int]], interval: Floats) -> Floats:
     """The intervals added up along each branch; a root stands at 0."""
-    result = np.zeros(len(checkpoints))
-    for index, checkpoint in enumerate(checkpoints):
-        if checkpoint.parent != ROOT:
-            result[index] = result[checkpoint.parent] + interval[index]
+    result = np.zeros(len(ways))
+    for index, way in enumerate(ways):
+        if len(way) > 1:
+            result[index] = result[way[0]] + interval[index]
     return result

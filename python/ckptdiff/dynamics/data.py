@@ -52,6 +52,7 @@ class SeriesLevel:
     """The rows of one grouping: R rows of N checkpoints.
 
     ``gram`` has the shape (R, N, N) and is of the elements at which all N checkpoints are finite,
+    but for those that diverged, whose products are NaN,
     ``finite`` (R,) counts them, ``numel`` (R,) all. ``stats`` and ``diffs`` are the numeric columns
     of :func:`ckptdiff.stats` and :func:`ckptdiff.diff`, each of the shape (N, R): ``diffs`` at t is
     from the parent of t to t, and NaN at a root. ``diffs["changed_bf16"]`` counts the elements that

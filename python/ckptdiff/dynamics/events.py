@@ -16,7 +16,8 @@ Intervals are those of the series' clock (steps where they are known, else token
 ``H`` is half the row's diffusion exponent, between 0 and 1: how a distance grows with the time it
 took. Neighbours are of the same stage, as the learning rate changes with it; for turning points
 they go through stages, since a new stage is where one looks for a turn. A bend is seen from the
-checkpoints beside it as well, so the lowest counts.
+checkpoints beside it as well, so the lowest counts. Copies and checkpoints that diverged
+(:mod:`ckptdiff.dynamics.aside`) have no score and are no neighbours.
 
 Two kinds are facts, and their score is infinite: ``stage_boundary``, at the first checkpoint of a
 stage, and ``first_nonfinite``, at the first checkpoint of its branch at which a tensor holds a NaN
@@ -34,6 +35,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.clock import Clock
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesData, SeriesLevel
 from ckptdiff.dynamics.robust import Branches, Scores, robust_scores
@@ -85,7 +87,10 @@ def find_events(data: SeriesData) -> tuple[Event, ...]:
     if not data.checkpoints:
         return ()
     views = _Views(data)
-    events = [*_stage_boundaries(views["total"]), *_first_nonfinite(data)]
+    events = [
+        *_stage_boundaries(data.checkpoints, views["total"].trajectory),
+        *_first_nonfinite(data),
+    ]
     for signal in _SIGNALS:
         events += _unusual(views, signal)
     return tuple(sorted(events, key=lambda event: (event.checkpoint, KINDS.index(event.kind))))
@@ -94,13 +99,14 @@ def find_events(data: SeriesData) -> tuple[Event, ...]:
 # -- facts ----------------------------------------------------------------------------------------
 
 
-def _stage_boundaries(total: _View) -> list[Event]:
-    trajectory = total.trajectory
+def _stage_boundaries(
+    checkpoints: Sequence[SeriesCheckpoint], trajectory: Trajectory
+) -> list[Event]:
     events = []
-    for index, checkpoint in enumerate(total.checkpoints):
+    for index, checkpoint in enumerate(checkpoints):
         if checkpoint.parent == ROOT:
             continue
-        parent = total.checkpoints[checkpoint.parent]
+        parent = checkpoints[checkpoint.parent]
         if checkpoint.stage is None or parent.stage is None or checkpoint.stage == parent.stage:
             continue
         evidence: dict[str, float | str | int] = {
@@ -151,20 +157,23 @@ class _View:
 
     level: SeriesLevel
     trajectory: Trajectory
+    #: Linked along their branches, without those that stand aside.
     checkpoints: Sequence[SeriesCheckpoint]
     #: Intervals by their median, 1 where they are not known.
     interval: Floats
 
     @classmethod
     def of(cls, data: SeriesData, level: str) -> _View:
-        interval = Clock.of(data.checkpoints).interval
+        aside = Aside.of(data.levels[level], data.checkpoints)
+        interval = Clock.of(data.checkpoints, aside.copies).interval
+        interval[[index for index in range(len(interval)) if index in aside]] = np.nan
         known = interval[np.isfinite(interval)]
         if known.size:
             interval = np.where(np.isfinite(interval), interval / np.median(known), 1.0)
         else:
             interval = np.ones(len(data.checkpoints))
         trajectory = Trajectory.of(data.levels[level], data.checkpoints)
-        return cls(data.levels[level], trajectory, data.checkpoints, interval)
+        return cls(data.levels[level], trajectory, aside.linked(data.checkpoints), interval)
 
     @property
     def abs_max(self) -> Floats:

@@ -8,6 +8,7 @@ the tensors, so that a result has the same bits whatever read them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from ckptdiff.naming.groups import group_key
 if TYPE_CHECKING:
     from ckptdiff._core import SeriesRun, Table
 
-__all__ = ["levels_of"]
+__all__ = ["levels_of", "with_diverged"]
 
 
 def levels_of(run: SeriesRun) -> dict[str, SeriesLevel]:
@@ -39,6 +40,25 @@ def levels_of(run: SeriesRun) -> dict[str, SeriesLevel]:
     modules = _merged(run, tensors, group_key("module"))
     total = _merged(run, tensors, group_key("total"))
     return {"tensor": tensors, "layer": layers, "module": modules, "total": total}
+
+
+def with_diverged(
+    levels: Mapping[str, SeriesLevel], sound: Mapping[str, SeriesLevel], members: Sequence[int]
+) -> dict[str, SeriesLevel]:
+    """The levels of all checkpoints, where what ``members`` are to one another is in ``sound``.
+
+    Both are of the same rows. The others keep their stats and their diffs from their parents, and
+    their Gram products are NaN.
+    """
+    merged: dict[str, SeriesLevel] = {}
+    for name, level in levels.items():
+        gram = np.full_like(level.gram, np.nan)
+        gram[np.ix_(range(len(level.names)), members, members)] = sound[name].gram
+        diffs = {column: values.copy() for column, values in level.diffs.items()}
+        for column, values in diffs.items():
+            values[list(members)] = sound[name].diffs.get(column, np.nan)
+        merged[name] = replace(level, finite=sound[name].finite, gram=gram, diffs=diffs)
+    return merged
 
 
 def _merged(run: SeriesRun, tensors: SeriesLevel, key: Callable[[str], str]) -> SeriesLevel:

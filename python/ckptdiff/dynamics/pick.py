@@ -6,8 +6,8 @@ its echo). The others are chosen one at a time, each the one whose distance to t
 before it is the largest (Gonzalez 1985, "Clustering to minimize the maximum intercluster distance",
 which covers a set within twice the best radius). On a single branch that comes close to equal arcs
 of the path, and it needs no other rule where branches part. A checkpoint with the very weights of a
-chosen one adds nothing and is not taken. The choice of K checkpoints is the beginning of the choice
-of K + 1.
+chosen one adds nothing and is not taken, nor is a copy of its parent or one that diverged. The
+choice of K checkpoints is the beginning of the choice of K + 1.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.data import Floats, SeriesData
 from ckptdiff.dynamics.events import Event
 from ckptdiff.dynamics.trajectory import Trajectory
@@ -46,7 +47,9 @@ def pick(data: SeriesData, count: int, events: Sequence[Event]) -> tuple[Picked,
     chosen: list[Picked] = []
     # where nothing is finite there are no distances, and the ends and events are all there is
     nearest = np.full(len(data.checkpoints), np.inf)
-    for picked in (*_ends(data), *_of_events(events, data.parents)):
+    aside = Aside.of(data.total, data.checkpoints)
+    nearest[[index for index in range(len(nearest)) if index in aside]] = np.nan
+    for picked in (*_ends(data, aside), *_of_events(events, aside.parents)):
         if len(chosen) < count and nearest[picked.index] > 0:
             chosen.append(picked)
             nearest = _with(nearest, distances, picked.index)
@@ -59,13 +62,13 @@ def pick(data: SeriesData, count: int, events: Sequence[Event]) -> tuple[Picked,
     return tuple(chosen)
 
 
-def _ends(data: SeriesData) -> Iterator[Picked]:
+def _ends(data: SeriesData, aside: Aside) -> Iterator[Picked]:
     """The last checkpoint, and the last of each stage that another one begins from."""
-    last = len(data.checkpoints) - 1
+    last = aside.originals[aside.ends()[1]]
     yield Picked(last, "the last of the series")
     seen = {last}
-    for checkpoint in data.checkpoints:
-        parent = checkpoint.parent
+    for index, checkpoint in enumerate(data.checkpoints):
+        parent = aside.parents[index]
         if parent < 0 or parent in seen or checkpoint.stage is None:
             continue
         stage = data.checkpoints[parent].stage

@@ -33,6 +33,7 @@ KINDS: dict[str, str] = {
     "tokens_restart": "fewer tokens than an earlier checkpoint of the branch",
     "mapped": "a checkpoint whose tensors have other names, which are mapped to those of most",
     "not_a_member": "a checkpoint beside the series that is no part of it",
+    "diverged": "a checkpoint of which more than 1 % is not finite; it is compared with no other",
     "unmatched_rule": "a glob that matches no tensor",
 }
 

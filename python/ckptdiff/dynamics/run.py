@@ -2,6 +2,9 @@
 
 A checkpoint that cannot be opened or read, or that is of another architecture, is reported and left
 out, and the rest goes on. A read that fails midway is begun again without the one it failed at.
+
+An element that is not finite in one checkpoint is left out of the comparison of all, so one that
+diverged would leave nothing of the others: they are read once more without it.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ckptdiff import _core
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.config import ModelConfig, read_config
 from ckptdiff.dynamics import soundness
 from ckptdiff.dynamics.candidates import Candidate
-from ckptdiff.dynamics.data import SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesData, SeriesLevel
 from ckptdiff.dynamics.discover import Found, revision_of
-from ckptdiff.dynamics.levels import levels_of
+from ckptdiff.dynamics.levels import levels_of, with_diverged
 from ckptdiff.dynamics.names import under_one_set_of_names
 from ckptdiff.dynamics.open_files import allow_open_files
 from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, with_tokens
@@ -28,6 +33,9 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.position import TrainingPosition, position_of
 
 __all__ = ["Reading", "SeriesReading", "read_series"]
+
+# A larger share of elements that are not finite is that of a checkpoint that diverged.
+_NOT_FINITE_AT_MOST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +98,25 @@ def read_series(
         members = [members[index] for index in indices]
         allow_open_files(sum(len(member.checkpoint.files) for member in members))
         try:
-            run = _core.series(
-                [member.checkpoint.manifest for member in members],
-                [member.named.for_core for member in members],
-                parents,
-                threads=reading.threads,
-                isa=reading.isa,
-                io=reading.io,
-                on_progress=reading.on_progress,
-            )
+            run = _read(members, parents, reading)
+            levels = levels_of(run)
+            bytes_read = run.bytes_read
+            diverged = _diverged(levels["total"])
+            if diverged and len(members) - len(diverged) > 1:
+                sound = [index for index in range(len(members)) if index not in diverged]
+                new_parents = _sound_parents(parents, diverged)
+                again = _read(
+                    [_with_tensors(members[index], run.names) for index in sound],
+                    [
+                        ROOT if new_parents[index] == ROOT else sound.index(new_parents[index])
+                        for index in sound
+                    ],
+                    reading,
+                )
+                bytes_read += again.bytes_read
+                levels = with_diverged(levels, levels_of(again), sound)
+            else:
+                diverged, new_parents = frozenset(), list(parents)
             break
         except (CheckpointReadError, InvalidCheckpointError) as error:
             damaged = _culprit(error, members)
@@ -114,9 +132,9 @@ def read_series(
     data = SeriesData(
         checkpoints=tuple(
             _checkpoint(member, place, parent)
-            for member, place, parent in zip(members, places, parents, strict=True)
+            for member, place, parent in zip(members, places, new_parents, strict=True)
         ),
-        levels=levels_of(run),
+        levels=levels,
     )
     if order != "given":
         # a checkpoint that is left out is not missing, too
@@ -128,7 +146,63 @@ def read_series(
     found += soundness.token_order(labels, places, parents)
     found += soundness.not_common(labels, run.not_common)
     found += soundness.duplicates(data, lambda a, b: _is_identical(members[a], members[b], reading))
-    return SeriesReading(data, in_order(found), run.bytes_read, seconds)
+    shares = _not_finite(data.total)
+    found += [
+        Problem(
+            "diverged",
+            f"{labels[index]}: {shares[index]:.1%} of the elements are not finite; "
+            "the others are compared without it",
+            (labels[index],),
+        )
+        for index in sorted(diverged)
+    ]
+    return SeriesReading(data, in_order(found), bytes_read, seconds)
+
+
+def _read(members: Sequence[_Member], parents: Sequence[int], reading: Reading) -> _core.SeriesRun:
+    return _core.series(
+        [member.checkpoint.manifest for member in members],
+        [member.named.for_core for member in members],
+        parents,
+        threads=reading.threads,
+        isa=reading.isa,
+        io=reading.io,
+        on_progress=reading.on_progress,
+    )
+
+
+def _not_finite(total: SeriesLevel) -> Floats:
+    """The share of each checkpoint's elements that are not finite: (N,)."""
+    counts = sum(total.stats[name][:, 0] for name in ("nan", "pos_inf", "neg_inf"))
+    return np.asarray(counts / np.maximum(total.numel[0], 1))
+
+
+def _diverged(total: SeriesLevel) -> frozenset[int]:
+    shares = _not_finite(total)
+    return frozenset(np.flatnonzero(shares > _NOT_FINITE_AT_MOST).tolist())
+
+
+def _sound_parents(parents: Sequence[int], diverged: frozenset[int]) -> list[int]:
+    """The nearest ancestor of each that did not diverge; of those that did, the parent."""
+    sound: list[int] = []
+    for parent in parents:
+        # parents come before children, and theirs are settled already
+        sound.append(sound[parent] if parent in diverged else parent)
+    return [
+        before if index in diverged else settled
+        for index, (before, settled) in enumerate(zip(parents, sound, strict=True))
+    ]
+
+
+def _with_tensors(member: _Member, names: Sequence[str]) -> _Member:
+    """A member with only the tensors of these names, under which it is compared."""
+    kept = frozenset(names)
+    stored = member.named.names or member.checkpoint.names()
+    chosen = [
+        name if name in kept and member.named.keeps(index) else None
+        for index, name in enumerate(stored)
+    ]
+    return replace(member, named=replace(member.named, names=chosen))
 
 
 def _opened(

@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.clock import Clock
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
 
@@ -43,7 +44,8 @@ class Trajectory:
     Everything is of the elements at which all N checkpoints are finite; a row without any is NaN
     throughout. A quantity is NaN where it is not defined: of an update at a root, of a second
     update at the child of a root, per token where tokens are not known, an angle where a side is
-    zero.
+    zero, and all of a checkpoint that diverged. The child of a copy has its update from the
+    original, and a copy takes no part in the diffusion exponent.
     """
 
     names: tuple[str, ...]
@@ -61,11 +63,11 @@ class Trajectory:
     #: ``||u_t||`` by the sum of the learning rate over the steps between parent and t, taken as
     #: their number times the mean of the two learning rates.
     update_per_learning_rate: Floats
-    #: The cosine of ``u_t`` and ``u_parent(t)``.
+    #: The cosine of ``u_t`` and ``u_parent(t)``, or the last update before that if it was none.
     cosine_of_updates: Floats
-    #: ``||w_t - w_0||``, from the first checkpoint of the series.
+    #: ``||w_t - w_0||``, from the first checkpoint of the series that did not diverge.
     distance_from_first: Floats
-    #: ``||w_t - w_{N-1}||``, from the last checkpoint of the series.
+    #: ``||w_t - w_{N-1}||``, from the last checkpoint of the series that did not diverge.
     distance_from_last: Floats
     #: The cosine of ``w_t`` and ``w_{N-1}``, from their distance, so that it resolves 1 - 1e-15.
     cosine_with_last: Floats
@@ -88,7 +90,9 @@ class Trajectory:
     def of(cls, level: SeriesLevel, checkpoints: Sequence[SeriesCheckpoint]) -> Trajectory:
         """The trajectory of every row of a level."""
         parents = [checkpoint.parent for checkpoint in checkpoints]
-        clock = Clock.of(checkpoints)
+        aside = Aside.of(level, checkpoints)
+        first, last = aside.ends()
+        clock = Clock.of(checkpoints, aside.copies)
         squares = squared_distances(level.gram, parents)
         squares[level.finite == 0] = np.nan
         to_all = np.sqrt(squares, out=squares)
@@ -105,16 +109,16 @@ class Trajectory:
                 relative_update=_ratio(update_norm, _of_parents(norm, parents)),
                 update_per_token=update_norm / clock.tokens[:, None],
                 update_per_learning_rate=update_norm / clock.learning_rate[:, None],
-                cosine_of_updates=_cosines_of_updates(level, parents),
-                distance_from_first=distances[:, 0, :].T,
-                distance_from_last=distances[:, -1, :].T,
-                cosine_with_last=_cosine(norm, norm[-1], distances[:, -1, :].T),
+                cosine_of_updates=_cosines_of_updates(level, aside.parents),
+                distance_from_first=distances[:, first, :].T,
+                distance_from_last=distances[:, last, :].T,
+                cosine_with_last=_cosine(norm, norm[last], distances[:, last, :].T),
                 path_length=_path_length(update_norm, parents, level.finite == 0),
                 displacement=_displacement(distances, parents),
                 changed_share=_column(level, "changed_bf16", parents) / level.numel,
                 sign_flips=_column(level, "sign_flips", parents),
                 distances=distances,
-                diffusion_exponent=_diffusion_exponent(distances, parents, clock),
+                diffusion_exponent=_diffusion_exponent(distances, aside, clock),
             )
 
 
@@ -152,6 +156,8 @@ def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:
             row = squares[parent, :node] + 2 * with_way + products[checkpoint]
         squares[node, :node] = row
         squares[:node, node] = row
+        # of itself it is 0, or NaN if it has no place among the others
+        squares[node, node] = np.where(np.isnan(products[checkpoint]), np.nan, 0.0)
     np.maximum(squares, 0, out=squares)
     return np.ascontiguousarray(np.moveaxis(squares, -1, 0))
 
@@ -189,11 +195,19 @@ def components_of_distances(squares: Floats, count: int) -> tuple[Floats, Floats
     eigenvectors of the double-centred squares (classical scaling, Torgerson 1952), and those that
     the points' covariance gives. Of the two directions of a component that is taken in which the
     coordinate of largest magnitude is positive. Beyond the number of dimensions there are,
-    coordinates are 0. Where all points are one the shares are NaN, and where a square is not finite
-    all is. Raises ValueError for a count below 1.
+    coordinates are 0. A point whose distance to itself is NaN has no place and NaN coordinates.
+    Where all points are one the shares are NaN, and where a square of the others is not finite all
+    is. Raises ValueError for a count below 1.
     """
     if count < 1:
         raise ValueError(f"the number of components must be 1 or more, not {count}")
+    there = np.isfinite(np.diagonal(squares))
+    if there.any() and not there.all():
+        coordinates = np.full((len(squares), count), np.nan)
+        coordinates[there], explained = components_of_distances(
+            squares[np.ix_(there, there)], count
+        )
+        return coordinates, explained
     size = len(squares)
     coordinates = np.zeros((size, count))
     explained = np.full(count, np.nan)
@@ -312,16 +326,16 @@ def _column(level: SeriesLevel, name: str, parents: Sequence[int]) -> Floats:
     return np.asarray(level.diffs.get(name, missing), dtype=np.float64)
 
 
-def _diffusion_exponent(distances: Floats, parents: Sequence[int], clock: Clock) -> Floats:
+def _diffusion_exponent(distances: Floats, aside: Aside, clock: Clock) -> Floats:
     """The slope of log squared distance over log lag, over the pairs of one branch."""
     earlier: list[int] = []
     later: list[int] = []
-    for checkpoint in range(len(parents)):
-        ancestor = parents[checkpoint]
+    for checkpoint, parent in enumerate(aside.parents):
+        ancestor = ROOT if checkpoint in aside else parent
         while ancestor != ROOT:
             earlier.append(ancestor)
             later.append(checkpoint)
-            ancestor = parents[ancestor]
+            ancestor = aside.parents[ancestor]
     lags = clock.position[later] - clock.position[earlier]
     usable = np.flatnonzero(lags > 0)
     log_lags = np.log(lags[usable])

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.clock import Clock
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesData
 from ckptdiff.dynamics.evals import Evals, join, pearson, spearman
@@ -166,7 +167,8 @@ class _Scene:
         if len(known) == len(tokens):
             position, unit = np.array(known, float), "tokens"
         else:
-            clock = Clock.of(data.checkpoints)
+            aside = Aside.of(data.total, data.checkpoints)
+            clock = Clock.of(data.checkpoints, aside.copies)
             position, unit = clock.position, clock.unit
         return cls(
             data=data,

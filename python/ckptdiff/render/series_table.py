@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 from ckptdiff.dynamics.evals import Correlation
 from ckptdiff.dynamics.events import Event
@@ -205,12 +206,13 @@ def _level_table(report: SeriesReport, by: Level, screen: Screen) -> Iterator[st
     """Each layer, module or tensor: how far it went, and how its relative updates went."""
     trajectory = report.trajectory(by)
     rows = len(trajectory.names)
+    # of the last checkpoint that has a place among the others
+    _, end = Aside.of(report.level(by), report.checkpoints).ends()
     order: Sequence[int] = range(rows)
     if rows > _ROWS_AT_MOST:
         # those that moved farthest for their size, in their natural order
-        moved = np.nan_to_num(_relative_path(trajectory), nan=-1.0, posinf=math.inf)
+        moved = np.nan_to_num(_relative_path(trajectory, end), nan=-1.0, posinf=math.inf)
         order = sorted(sorted(order, key=lambda row: (-moved[row], row))[:_ROWS_AT_MOST])
-    end = -1
     columns = [
         Column(by, flexible=True),
         Column("elements", right=True, priority=4),
@@ -245,9 +247,9 @@ def _course(values: Floats) -> str:
     return levels_line(values.tolist(), _SPARKLINE_WIDTH)
 
 
-def _relative_path(trajectory: Trajectory) -> Floats:
+def _relative_path(trajectory: Trajectory, end: int) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        relative: Floats = trajectory.path_length[-1] / trajectory.norm[-1]
+        relative: Floats = trajectory.path_length[end] / trajectory.norm[end]
     return relative
 
 
