@@ -169,11 +169,11 @@ def _with_twins(
         return None
     model_a, model_b = Model(renamed, a.manifest), Model(names_b, b.manifest)
     if head_in_a:
-        tie = find_tie(b, model_b, model_a)
+        tie = find_tie(b, model_b, a, model_a, every.only_in_b)
         if tie is None:
             return None
         return a, with_twin(b, names_b, tie), renamed, _tied("B", tie)
-    tie = find_tie(a, model_a, model_b)
+    tie = find_tie(a, model_a, b, model_b, every.only_in_a)
     if tie is None:
         return None
     a = with_twin(a, renamed, tie)
