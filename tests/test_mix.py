@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -175,6 +176,92 @@ def test_what_not_all_have_is_named_and_no_success(tmp_path: Path) -> None:
     assert "not the mean of the 2 parts, rounded: 2 tensors could not be compared" in outcome.stdout
     assert "c: not usable in part 1, part 2" in outcome.stdout
     assert invoke("mix", target, first, second, "--include", "a").status == 0
+
+
+def test_parts_under_other_names_than_the_target(training_run: TrainingRun, tmp_path: Path) -> None:
+    import transformers
+    from olmo_core.nn.hf import convert
+    from safetensors.torch import load_file, save_file
+
+    soup, parts = training_run.path(SOUP), [training_run.path(part) for part in PARTS]
+    native = tmp_path / "native.safetensors"
+    config = transformers.AutoConfig.from_pretrained(soup)
+    weights = load_file(soup / "model.safetensors")
+    converted = convert.convert_state_from_hf(config, weights, model_type="olmo2")
+    save_file({name: value.contiguous() for name, value in converted.items()}, native)
+    outcome = invoke("mix", native, *parts)
+    assert outcome.status == 0
+    assert (
+        "part 3 is mapped to the target's names by hf-to-olmo-core (47 tensors)" in outcome.stdout
+    )
+    report = ckptdiff.mix(soup, [parts[0], native], include="*.mlp.*")
+    assert [row.numel for row in report.rows] == [80 * 224] * 12
+    assert report.not_common == ()
+    assert_one_line_of_trouble(
+        invoke("mix", native, *parts, "--map", "none"),
+        f"{native}: none of its 47 tensors is in every part under one name",
+    )
+    with pytest.raises(ValueError, match="unknown map 'hf'"):
+        ckptdiff.mix(native, parts, map="hf")
+
+
+def test_a_target_without_the_tied_weight_that_a_part_stores() -> None:
+    random = np.random.default_rng(3)
+    names = ("model.embed_tokens.weight", "model.norm.weight")
+    once = [
+        {name: random.standard_normal((8, 4)).astype(np.float32) for name in names} for _ in "12"
+    ]
+    target = {name: (once[0][name] + once[1][name]) / 2 for name in names}
+    twice = {**once[1], "lm_head.weight": once[1][names[0]]}
+    for parts in ([once[0], twice], [twice, once[0]]):
+        report = ckptdiff.mix(target, parts)
+        assert report.exact
+        assert [row.name for row in report.rows] == ["lm_head.weight", *names]
+        assert [remark.split(" does")[0] for remark in report.remarks] == [
+            "the target",
+            f"part {parts.index(once[0]) + 1}",
+        ]
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_the_order_of_float32_parts_is_found(count: int) -> None:
+    random = np.random.default_rng(count)
+    shapes = {"a": (40,), "b": (50, 20), "c": (7,), "d": (30, 30)}
+    parts = [
+        {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        for _ in range(count)
+    ]
+    for order in itertools.permutations(range(count)):
+        target = {}
+        for name in shapes:
+            total = parts[order[0]][name]
+            for place in order[1:]:
+                total = total + parts[place][name]
+            target[name] = total / np.float32(count)
+        report = ckptdiff.mix(target, parts)
+        assert report.exact
+        assert report.total.mismatches == 0
+        # the first two may be summed either way round
+        assert report.order == tuple(place + 1 for place in (*sorted(order[:2]), *order[2:]))
+        told = f"(summed in float32 in the order {', '.join(map(str, report.order))})"
+        assert (told in repr(report)) == (list(report.order) != sorted(report.order))
+        assert json.loads(report.to_json())["summary"]["order"] == list(report.order)
+    target["d"] = np.nextafter(target["d"], np.float32(np.inf))
+    report = ckptdiff.mix(target, parts)
+    assert not report.exact
+    assert report.order == tuple(range(1, count + 1))
+
+
+def test_of_many_parts_only_the_order_given_is_tried() -> None:
+    random = np.random.default_rng(5)
+    parts = [{"w": random.standard_normal(500).astype(np.float32)} for _ in range(5)]
+    total = parts[0]["w"]
+    for part in parts[1:]:
+        total = total + part["w"]
+    assert ckptdiff.mix({"w": total / np.float32(5)}, parts).exact
+    report = ckptdiff.mix({"w": total / np.float32(5)}, parts[::-1])
+    assert not report.exact
+    assert "depend on the order of the parts, and only the one given was tried" in repr(report)
 
 
 # What comes out.

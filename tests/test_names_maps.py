@@ -326,6 +326,30 @@ def test_a_config_can_say_that_weights_are_not_tied(
         assert len(ckptdiff.diff(twice, path).only_in_a) == (0 if is_tied else 1)
 
 
+def test_a_config_of_the_side_that_stores_the_head_counts_too(tmp_path: Path) -> None:
+    twice, once = tied_pair()
+    safetensors.numpy.save_file(twice, tmp_path / "model.safetensors")
+    assert ckptdiff.diff(once, tmp_path).identical
+    (tmp_path / "config.json").write_text('{"tie_word_embeddings": false}')
+    for report in (ckptdiff.diff(once, tmp_path), ckptdiff.diff(tmp_path, once)):
+        assert report.remarks == ()
+        only = [*report.only_in_a, *report.only_in_b]
+        assert [tensor.name for tensor in only] == ["lm_head.weight"]
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (4, 8)])
+def test_a_head_of_another_name_leaves_no_tie_to_assume(shape: tuple[int, int]) -> None:
+    twice, once = tied_pair()
+    once["readout.weight"] = random(*shape, seed=3)
+    report = ckptdiff.diff(once, twice)
+    assert report.remarks == ()
+    assert (len(report), len(report.a), len(report.b)) == (2, 3, 3)
+    assert [tensor.name for tensor in report.only_in_a] == ["readout.weight"]
+    assert [tensor.name for tensor in report.only_in_b] == ["lm_head.weight"]
+    once["unrelated.weight"] = once.pop("readout.weight")[:3, :3].copy()
+    assert len(ckptdiff.diff(once, twice).remarks) == 1
+
+
 def test_a_head_of_another_shape_is_not_tied() -> None:
     twice, once = tied_pair()
     twice["lm_head.weight"] = random(10, 4)

@@ -308,6 +308,7 @@ def mix(
     target: CheckpointLike,
     parts: Iterable[CheckpointLike],
     *,
+    map: str = "auto",  # noqa: A002 - as that of diff
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     threads: int = 0,
@@ -320,34 +321,42 @@ def mix(
     """Tell what ``target`` is made of: which combination of ``parts`` comes nearest to it.
 
     Least-squares coefficients for each tensor and in total, and whether the target is exactly the
-    mean of the parts, taken in float32 and rounded. Everything is read twice. The other arguments
-    and errors are those of :func:`diff` and :func:`open`.
+    mean of the parts, taken in float32 and rounded. Everything is read twice, and of three or four
+    parts once more where they are summed in another order than that given. ``map="auto"`` brings
+    the parts under the target's names where they are stored in another layout, ``"none"`` leaves
+    names as they are. The other arguments and errors are those of :func:`diff` and :func:`open`.
 
-    Raises ValueError for no parts, too, and InvalidCheckpointError for a target of a dtype that
-    nothing is rounded to, such as a quantised one.
+    Raises ValueError for no parts, and where there is no tensor that the target and all parts have,
+    too, and InvalidCheckpointError for a target of a dtype that nothing is rounded to, such as a
+    quantised one.
     """
+    from ckptdiff.mix_order import compared_with_mean
     from ckptdiff.mix_report import MixReport
+    from ckptdiff.pairing import named_as
+    from ckptdiff.suggest import unknown
 
     rules = Rules.of(include, exclude)
     check_threads(threads)
     check_isa(isa)
     check_io(io)
+    if map not in ("auto", "none"):
+        raise ValueError(unknown("map", map, ("auto", "none")))
     if isinstance(parts, (str, bytes, PathLike, Mapping)):
         raise TypeError("parts is a sequence of checkpoints, not one")
-    checkpoints = [open(part, key=key, optimizer=optimizer) for part in parts]
-    if not checkpoints:
+    opened = [open(part, key=key, optimizer=optimizer) for part in parts]
+    if not opened:
         raise ValueError("there are no parts that the target could be made of")
-    checkpoints.append(open(target, key=key, optimizer=optimizer))
+    whole, opened, remarks = named_as(open(target, key=key, optimizer=optimizer), opened, map)
+    checkpoints = [*opened, whole]
     named = [Named(None) for _ in checkpoints]
     if rules != Rules():
         named = [apply_rules(checkpoint.names(), rules, ()) for checkpoint in checkpoints]
     notes = unmatched(rules, *named)
     refuse_empty_choice(*zip(checkpoints, named, strict=True))
-    manifests = [checkpoint.manifest for checkpoint in checkpoints]
     names = [of_one.for_core for of_one in named]
     start = time.perf_counter()
     run = _core.series(
-        manifests,
+        [checkpoint.manifest for checkpoint in checkpoints],
         names,
         # all hang on the first part
         [-1] + [0] * (len(checkpoints) - 1),
@@ -356,11 +365,15 @@ def mix(
         io=io,
         on_progress=on_progress and (lambda done, total: on_progress(done, 2 * total)),
     )
-    means = _core.rounded_mean(
-        manifests[-1],
-        manifests[:-1],
-        names[-1],
-        names[:-1],
+    if run.not_common and not run.names:
+        where = "the target" if whole.path is None else whole.path
+        raise ValueError(
+            f"{where}: none of its {len(whole):,} tensors is in every part under one name, in one "
+            "shape and of a dtype that is decoded: there is nothing to compare"
+        )
+    means = compared_with_mean(
+        checkpoints,
+        names,
         threads=threads,
         isa=isa,
         io=io,
@@ -370,8 +383,10 @@ def mix(
         target=checkpoints[-1],
         parts=checkpoints[:-1],
         rules=rules,
+        map_choice=map,
         run=run,
         means=means,
+        remarks=remarks,
         notes=notes,
         seconds=time.perf_counter() - start,
     )

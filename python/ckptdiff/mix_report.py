@@ -8,7 +8,7 @@ p_k`` follow, each tensor by itself, and of a group of tensors from the sum of t
 
 Least squares do not tell a mean in float32 from one that was rounded to bf16, nor either from
 something near. Whether the target is exactly the mean of the parts, rounded, is compared element by
-element in a pass of its own.
+element in a pass of its own (see :mod:`ckptdiff.mix_order`).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ckptdiff.suggest import unknown
 if TYPE_CHECKING:
     from ckptdiff._core import SeriesRun
     from ckptdiff.dynamics.data import Floats
+    from ckptdiff.mix_order import Means
 
 __all__ = ["COLUMNS", "Combination", "MixReport", "MixRow", "NotMixed", "combinations"]
 
@@ -98,8 +99,10 @@ class MixReport:
         target: Checkpoint,
         parts: Sequence[Checkpoint],
         rules: Rules,
+        map_choice: str,
         run: SeriesRun,
-        means: Sequence[tuple[str, int, int, int]],
+        means: Means,
+        remarks: Sequence[str],
         notes: Sequence[str],
         seconds: float,
     ) -> None:
@@ -113,14 +116,17 @@ class MixReport:
         self._numel = tuple(run.numel)
         self._finite = tuple(run.finite)
         self._gram: Floats = numpy.frombuffer(run.gram, "<f8").reshape(-1, size, size)
-        self._means = {name: (mismatches, ulp) for name, _, mismatches, ulp in means}
+        self._means = {mean.name: mean for mean in means.tensors}
+        self._order = means.order
+        self._map = map_choice
+        self._remarks = tuple(remarks)
         self._not_common = tuple(
             NotMixed(name, tuple(_side(index, len(parts)) for index in missing))
             for name, missing in run.not_common
         )
         self._notes = tuple(notes)
         self._seconds = seconds
-        self._bytes_read = 2 * run.bytes_read
+        self._bytes_read = (1 + means.passes) * run.bytes_read
         self._selection = Selection()
         self._all_rows = self._grouped(str)
         self._rows = self._all_rows
@@ -157,10 +163,29 @@ class MixReport:
     def exact(self) -> bool:
         """Whether the target is, in every element of every tensor, the rounded mean of the parts.
 
-        The mean is taken in float32, in the order of the parts, and rounded to the target's dtype,
-        to nearest even. False where a tensor could not take part.
+        The mean is taken in float32, in the order of :attr:`order`, and rounded to the target's
+        dtype, to nearest even. False where a tensor could not take part.
         """
         return not self._not_common and not self.total.mismatches
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The numbers of the parts, from 1, in the order in which their mean was summed.
+
+        Float32 sums depend on it. Of up to four parts all orders are tried, and this is the first
+        in which every element agrees, the given one first; where none does, the given one.
+        """
+        return tuple(place + 1 for place in self._order)
+
+    @property
+    def map(self) -> str:
+        """``auto`` or ``none``, as it was asked for."""
+        return self._map
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """How names were brought together, a sentence each: a map, a tied weight's twin."""
+        return self._remarks
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -174,7 +199,7 @@ class MixReport:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of tensors read, of the target and all parts, twice."""
+        """Bytes of tensors read, in two or more whole passes over the target and all parts."""
         return self._bytes_read
 
     # -- the rows shown ---------------------------------------------------------------------------
@@ -301,8 +326,8 @@ class MixReport:
             coefficients=found.coefficients,
             residual=found.residual,
             rel_residual=_relative(found.residual, found.norm),
-            mismatches=sum(mismatches for mismatches, _ in means),
-            max_ulp=max((ulp for _, ulp in means), default=0),
+            mismatches=sum(mean.mismatches for mean in means),
+            max_ulp=max((mean.max_ulp for mean in means), default=0),
         )
 
     def _showing(self, rows: Iterable[MixRow], selection: Selection) -> Self:

@@ -13,6 +13,7 @@ Where all names agree, none of this costs anything.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 if TYPE_CHECKING:
     from ckptdiff.naming.ties import Tie
 
-__all__ = ["Sides", "check_map", "pair"]
+__all__ = ["Sides", "check_map", "named_as", "pair"]
 
 AUTO = "auto"
 NONE = "none"
@@ -74,8 +75,17 @@ def check_map(choice: str | PathLike[str] | None) -> str:
     raise ValueError(unknown("map", choice, names))
 
 
-def pair(a: Checkpoint, b: Checkpoint, rules: Rules, choice: str) -> Sides:
+def pair(
+    a: Checkpoint,
+    b: Checkpoint,
+    rules: Rules,
+    choice: str,
+    *,
+    called: tuple[str, str] = ("A", "B"),
+) -> Sides:
     """Pair the tensors of two checkpoints by ``rules`` and a map, as :func:`check_map` returns it.
+
+    ``called`` is what the remarks call the two.
 
     Raises ValueError where two tensors would have one name, and what reading a map's file raises.
     """
@@ -91,7 +101,29 @@ def pair(a: Checkpoint, b: Checkpoint, rules: Rules, choice: str) -> Sides:
     if choice == AUTO and not (every.only_in_a or every.only_in_b):
         return sides
     renamed = a.names() if names is None else [name or "" for name in names]
-    return _by_map(sides, renamed, every, rules, choice)
+    return _by_map(sides, renamed, every, rules, choice, called)
+
+
+def named_as(
+    target: Checkpoint, parts: Sequence[Checkpoint], choice: str
+) -> tuple[Checkpoint, list[Checkpoint], tuple[str, ...]]:
+    """The target, the parts under its names by a map, and a remark for each thing done.
+
+    The target too is another where it does not store a tied weight that a part does.
+    """
+    remarks: list[str] = []
+    while True:
+        sides = [
+            pair(part, target, Rules(), choice, called=(f"part {number}", "the target"))
+            for number, part in enumerate(parts, start=1)
+        ]
+        grown = next((one for one in sides if one.b is not target), None)
+        if grown is None:
+            told = (remark for one in sides for remark in one.remarks)
+            return target, [one.a for one in sides], (*remarks, *told)
+        # with what it had no name for, it is held against every part anew
+        target = grown.b
+        remarks += [remark for remark in grown.remarks if remark.startswith("the target")]
 
 
 def _by_names(a: Checkpoint, b: Checkpoint, rules: Rules) -> Sides:
@@ -109,7 +141,14 @@ def _chosen(checkpoint: Checkpoint, rules: Rules) -> Named:
     return Named(None)
 
 
-def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choice: str) -> Sides:
+def _by_map(
+    sides: Sides,
+    renamed: list[str],
+    every: Pairing,
+    rules: Rules,
+    choice: str,
+    called: tuple[str, str],
+) -> Sides:
     from ckptdiff.naming.mapping import find_map, layouts_of, mapped, named_maps
 
     a, b = sides.a, sides.b
@@ -123,9 +162,9 @@ def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choi
         applied = read_map(choice).apply(a, renamed)
         a, renamed, map_name = applied.checkpoint, applied.checkpoint.names(), choice
         every = Pairing(a.manifest, b.manifest)
-        remarks.append(f"A is mapped by {choice} ({_tensors(applied.changed)})")
+        remarks.append(f"{called[0]} is mapped by {choice} ({_tensors(applied.changed)})")
         notes += applied.unmatched
-    twins = _with_twins(a, b, renamed, every)
+    twins = _with_twins(a, b, renamed, every, called)
     if twins is not None:
         a, b, renamed, remark = twins
         remarks.append(remark)
@@ -135,7 +174,8 @@ def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choi
         found = find_map(a, b, names=renamed, pairing=every, layouts=layouts)
         if found is not None:
             a, map_name = mapped(a, found), found.name
-            remarks.insert(0, f"A is mapped to B's names by {found.name} ({_tensors(found.found)})")
+            how = f"by {found.name} ({_tensors(found.found)})"
+            remarks.insert(0, f"{called[0]} is mapped to {called[1]}'s names {how}")
         elif choice != AUTO:
             notes.append(f"map {choice!r} gives no tensor a partner")
     if a is sides.a and b is sides.b:
@@ -153,7 +193,7 @@ def _by_map(sides: Sides, renamed: list[str], every: Pairing, rules: Rules, choi
 
 
 def _with_twins(
-    a: Checkpoint, b: Checkpoint, renamed: list[str], every: Pairing
+    a: Checkpoint, b: Checkpoint, renamed: list[str], every: Pairing, called: tuple[str, str]
 ) -> tuple[Checkpoint, Checkpoint, list[str], str] | None:
     """Both sides with the tied weight that one of them does not store, A's names, a sentence.
 
@@ -169,15 +209,15 @@ def _with_twins(
         return None
     model_a, model_b = Model(renamed, a.manifest), Model(names_b, b.manifest)
     if head_in_a:
-        tie = find_tie(b, model_b, model_a)
+        tie = find_tie(b, model_b, a, model_a, every.only_in_b)
         if tie is None:
             return None
-        return a, with_twin(b, names_b, tie), renamed, _tied("B", tie)
-    tie = find_tie(a, model_a, model_b)
+        return a, with_twin(b, names_b, tie), renamed, _tied(called[1], tie)
+    tie = find_tie(a, model_a, b, model_b, every.only_in_a)
     if tie is None:
         return None
     a = with_twin(a, renamed, tie)
-    return a, b, a.names(), _tied("A", tie)
+    return a, b, a.names(), _tied(called[0], tie)
 
 
 def _tied(side: str, tie: Tie) -> str:

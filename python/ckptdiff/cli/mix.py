@@ -29,12 +29,21 @@ Examples:
 
 \b
 Exit status: 0 where TARGET is exactly the mean of the parts, taken in float32
-and rounded; 1 where it is not or a tensor could not be compared, 2 in case of
-trouble, 130 when interrupted.
+and rounded, summed in the order given or, of up to 4 parts, in any; 1 where it
+is not or a tensor could not be compared, 2 in case of trouble, such as nothing
+to compare, 130 when interrupted.
 """,
 )
 @click.argument("target", metavar="TARGET")
 @click.argument("parts", metavar="PART...", nargs=-1, required=True)
+@click.option(
+    "--map",
+    "name_map",
+    type=click.Choice(("auto", "none")),
+    default="auto",
+    show_default=True,
+    help="Map the parts' names to TARGET's, for OLMo, OLMo-core and Hugging Face, or leave them.",
+)
 @options.filter_options
 @options.key_option
 @options.optimizer_option
@@ -44,6 +53,7 @@ trouble, 130 when interrupted.
 def command(
     target: str,
     parts: tuple[str, ...],
+    name_map: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     key: str | None,
@@ -70,6 +80,7 @@ def command(
         report = api.mix(
             target,
             parts,
+            map=name_map,
             include=include,
             exclude=exclude,
             threads=threads,

@@ -3,21 +3,21 @@
 Where a model's output head is the very matrix of its embeddings, some formats store it once
 (Hugging Face leaves out ``lm_head.weight``) and others twice (OLMo-core). The side that lacks it is
 given it, as another name of the same bytes, so that the head which the other side stores is
-compared and not only listed. It is not where a config says that the two are not tied, nor where
-the shapes differ.
+compared and not only listed. It is not where a config of either side says that the two are not
+tied, nor where the shapes differ, nor where the side that seems to lack a head has a tensor without
+a partner that may be one under another name.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.mapping import LAYOUTS
-from ckptdiff.naming.parts import Layout, Model
+from ckptdiff.naming.parts import Layout, Model, Shape
 
 __all__ = ["Tie", "find_tie", "may_be_head", "with_twin"]
 
@@ -39,10 +39,17 @@ def may_be_head(names: Sequence[str], indices: Sequence[int]) -> bool:
     return any(names[index].endswith(_HEADS) for index in indices)
 
 
-def find_tie(lacking: Checkpoint, model: Model, other: Model) -> Tie | None:
-    """The head that ``other`` has and ``lacking``, whose tensors ``model`` names, does not store.
+def find_tie(
+    lacking: Checkpoint,
+    model: Model,
+    storing: Checkpoint,
+    other: Model,
+    unpaired: Iterable[int],
+) -> Tie | None:
+    """The head that ``storing`` has and ``lacking`` does not store.
 
-    The name is that of the layout of ``lacking``, so that a map finds it.
+    ``model`` and ``other`` name the tensors of the two, ``unpaired`` are those of ``lacking`` that
+    have no partner. The name is that of the layout of ``lacking``, so that a map finds it.
     """
     here, there = _layout(model), _layout(other)
     if here is None or there is None or here.head in model:
@@ -52,7 +59,9 @@ def find_tie(lacking: Checkpoint, model: Model, other: Model) -> Tie | None:
     if head is None or twin is None or model.shape(here.embeddings) != other.shape(there.head):
         return None
     name = other.names[head] if here is there else here.head
-    if lacking.manifest.find(name) is not None or _says_untied(lacking):
+    if lacking.manifest.find(name) is not None or _says_untied(lacking) or _says_untied(storing):
+        return None
+    if any(_is_unknown_of_shape(model, index, here, other.tensors[head][1]) for index in unpaired):
         return None
     return Tie(name, model.names[twin], twin)
 
@@ -72,20 +81,29 @@ def _layout(model: Model) -> Layout | None:
     return next((layout for layout in LAYOUTS if layout.embeddings in model), None)
 
 
+def _is_unknown_of_shape(model: Model, index: int, layout: Layout, shape: Shape) -> bool:
+    """Whether a tensor has this shape, either way round, and is none that the layout knows."""
+    its_shape = model.tensors[index][1]
+    return (
+        its_shape in (shape, shape[::-1])
+        and layout.part(model.stripped(index), model) is None
+        and layout.stored(model.stripped(index), its_shape, model) is None
+    )
+
+
 def _says_untied(checkpoint: Checkpoint) -> bool:
     """Whether a config beside the weights says that head and embeddings are two matrices."""
-    if checkpoint.path is None:
+    path = checkpoint.config_path
+    if path is None:
         return False
-    folder = checkpoint.path
-    if not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
+    text = _start_of(path)
+    if path.endswith(".yaml"):
+        return _UNTIED_YAML.search(text) is not None
     try:
-        config = json.loads(_start_of(os.path.join(folder, "config.json")) or b"null")
+        config = json.loads(text or b"null")
     except ValueError:
-        config = None
-    if isinstance(config, dict):
-        return config.get("tie_word_embeddings") is False
-    return _UNTIED_YAML.search(_start_of(os.path.join(folder, "config.yaml"))) is not None
+        return False
+    return isinstance(config, dict) and config.get("tie_word_embeddings") is False
 
 
 def _start_of(path: str) -> bytes:

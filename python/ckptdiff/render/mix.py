@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.mix_order import ORDERED_AT_MOST
 from ckptdiff.mix_report import MixReport, MixRow
 from ckptdiff.render import json
 from ckptdiff.render.csv import csv_value
@@ -36,6 +37,7 @@ def rows_that_fit(report: MixReport, screen: Screen) -> int | None:
     if screen.height is None:
         return None
     beside = len(report.parts) + min(len(report.not_common), _LISTED) + 11
+    beside += len(report.remarks)
     return max(5, screen.height - beside)
 
 
@@ -58,6 +60,8 @@ def table_lines(report: MixReport, screen: Screen) -> Iterator[str]:
             footer=[] if report.selection.by == "total" else _footer(report),
         )
         yield ""
+    for remark in report.remarks:
+        yield screen.text(escape(remark))
     for line in _not_common(report, escape):
         yield screen.text(line)
     shown, there = len(report.rows), len(report.all_rows)
@@ -70,6 +74,9 @@ def verdict(report: MixReport) -> str:
     count = len(report.parts)
     parts = f"the mean of the {count} parts" if count > 1 else "the one part"
     total = report.total
+    in_order = sorted(report.order)
+    if list(report.order) != in_order:
+        parts += f" (summed in float32 in the order {', '.join(map(str, report.order))})"
     if report.exact:
         return f"exactly {parts}, rounded: {plural(total.tensors, 'tensor')}, every element"
     reasons = []
@@ -78,6 +85,10 @@ def verdict(report: MixReport) -> str:
             f"{thousands(total.mismatches)} of {thousands(total.numel)} elements differ "
             f"({percent(total.mismatches, total.numel)}), by up to {thousands(total.max_ulp)} ulp"
         )
+        if count > ORDERED_AT_MOST:
+            reasons.append(
+                "float32 sums depend on the order of the parts, and only the one given was tried"
+            )
     if report.not_common:
         reasons.append(f"{plural(len(report.not_common), 'tensor')} could not be compared")
     return f"not {parts}, rounded: {'; '.join(reasons)}"
@@ -119,6 +130,7 @@ def _members(report: MixReport) -> Iterator[tuple[str, object]]:
     yield (
         "options",
         {
+            "map": report.map,
             "include": list(report.rules.include),
             "exclude": list(report.rules.exclude),
             "by": selection.by,
@@ -130,6 +142,8 @@ def _members(report: MixReport) -> Iterator[tuple[str, object]]:
         "summary",
         {
             "exact": report.exact,
+            "order": list(report.order),
+            "remarks": list(report.remarks),
             "not_common": [item._asdict() for item in report.not_common],
             "total": _row_object(report.total),
         },
@@ -240,6 +254,8 @@ def _markdown_lines(report: MixReport) -> Iterator[str]:
         footer = _footer(report)
         yield _markdown_row([f"**{footer[0].text}**", *_texts(footer[1:])])
     yield ""
+    for remark in report.remarks:
+        yield f"{code(remark)}  "
     yield from _not_common(report, code, bullet="- ")
 
 
