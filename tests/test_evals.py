@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import ckptdiff
 import numpy as np
 import pytest
 import scipy.stats
 from ckptdiff.dynamics.data import SeriesCheckpoint
 from ckptdiff.dynamics.evals import correlate, join, pearson, read_evals, spearman
+from ckptdiff.dynamics.report import SeriesReport
 from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
 
+from tests.cli import invoke
 from tests.series_oracle import RealSeries, chain
+from tests.series_runs import chain as put_chain
 from tests.training_run import SOUP, TrainingRun
 
 
@@ -149,3 +153,25 @@ def test_a_step_of_several_checkpoints_must_be_told_apart(tmp_path: Path) -> Non
     evals = read_evals(written(tmp_path, "step,acc\n100,1\n"))
     with pytest.raises(ValueError, match="line 2: step 100 is both main and one, expected stage"):
         join(TREE, evals)
+
+
+def test_printed_labels_are_revisions_and_lines_of_no_checkpoint_are_told(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    put_chain(run, [f"stage1-step{step}-tokens{step}B" for step in (1, 2, 3)])
+    text = "revision,acc\nstage1-step1,1\nstage1-step2-tokens2B,2\nstage1-step9,3\n"
+    path = written(tmp_path, text)
+    report = ckptdiff.series(run).with_evals(path)
+    assert [row.line for row in report.unmatched_evals] == [4]
+    assert max(one.n for one in report.correlations) == 2
+    outcome = invoke("series", run, "--evals", path)
+    assert f"warning: {path}: 1 of 3 lines of no checkpoint: line 4: revision" in outcome.stderr
+    with pytest.raises(ValueError, match="none of 1 lines is of a checkpoint of the series"):
+        ckptdiff.series(run).with_evals(written(tmp_path, "step,acc\n77,1\n"))
+
+
+def test_a_glob_given_twice_is_saved_and_shown(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    put_chain(run, ["step1", "step2"])
+    report = ckptdiff.series(run, include=["embed*", "embed*"])
+    report.save(tmp_path / "saved")
+    assert SeriesReport.load(tmp_path / "saved").options == report.options

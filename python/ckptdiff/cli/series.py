@@ -166,6 +166,11 @@ def command(
         report.save(save)
     if table is not None:
         report = report.with_evals(table)
+        if left := report.unmatched_evals:
+            some = "; ".join(f"line {row.line}: {row.describe()}" for row in left[:3])
+            rest = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
+            count = f"{len(left):,} of {len(table.rows):,} lines"
+            print_message(f"warning: {evals}: {count} of no checkpoint: {some}{rest}")
     written = []
     if csv_folder is not None:
         written += report.to_csv(csv_folder, by=by, pick=pick or 0)

@@ -2,8 +2,9 @@
 
 The table is CSV. A column named ``step``, ``stage``, ``ingredient`` or ``revision`` (in any case)
 says which checkpoint a line is of; every other column is a metric. A line with a revision is of the
-checkpoint with that label; any other is of the one at its step, stage and ingredient, as far as the
-line tells. An empty metric, ``nan`` and ``n/a`` are not known.
+checkpoint with that label, with its tokens or as it is printed; any other is of the one at its
+step, stage and ingredient, as far as the line tells. An empty metric, ``nan`` and ``n/a`` are not
+known.
 
 Most quantities of a training run grow or shrink as it goes on, so most correlate with one another.
 A coefficient here says that two things went together, not that one brought about the other.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ckptdiff.dynamics.data import Floats, SeriesCheckpoint, SeriesData
+from ckptdiff.dynamics.labels import short_labels
 from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
 
 __all__ = [
@@ -55,10 +57,10 @@ class EvalRow:
         known = {"stage": self.stage, "ingredient": self.ingredient, "step": self.step}
         return ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
 
-    def fits(self, checkpoint: SeriesCheckpoint) -> bool:
-        """Whether the line can be of a checkpoint."""
+    def fits(self, checkpoint: SeriesCheckpoint, printed: str) -> bool:
+        """Whether the line can be of a checkpoint, which is printed as ``printed``."""
         if self.revision is not None:
-            return self.revision == checkpoint.label
+            return self.revision in (checkpoint.label, printed)
         return (
             self.step == checkpoint.step
             and self.stage in (None, checkpoint.stage)
@@ -127,10 +129,15 @@ def join(
     Raises ValueError where a line fits several checkpoints, or two lines fit one.
     """
     values = np.full((len(checkpoints), len(evals.metrics)), np.nan)
+    printed = short_labels([checkpoint.label for checkpoint in checkpoints])
     taken: dict[int, int] = {}
     left: list[EvalRow] = []
     for row in evals.rows:
-        fitting = [index for index, checkpoint in enumerate(checkpoints) if row.fits(checkpoint)]
+        fitting = [
+            index
+            for index, checkpoint in enumerate(checkpoints)
+            if row.fits(checkpoint, printed[index])
+        ]
         if not fitting:
             left.append(row)
             continue

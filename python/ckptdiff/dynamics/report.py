@@ -21,7 +21,7 @@ from ckptdiff.dynamics.trajectory import Trajectory
 from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
-    from ckptdiff.dynamics.evals import Correlation, Evals
+    from ckptdiff.dynamics.evals import Correlation, EvalRow, Evals
 
 __all__ = ["Level", "SeriesOptions", "SeriesReport"]
 
@@ -152,11 +152,25 @@ class SeriesReport:
         from ckptdiff.dynamics.evals import Evals, join, read_evals
 
         table = evals if isinstance(evals, Evals) else read_evals(fspath(evals))
-        join(self.checkpoints, table)
+        _, left = join(self.checkpoints, table)
+        if len(left) == len(table.rows):
+            some = f", the first is of {left[0].describe()}" if left else ""
+            raise ValueError(
+                f"{table.path}: none of {len(left):,} lines is of a checkpoint of the series{some}"
+            )
         report = copy.copy(self)
         report.__dict__.pop("correlations", None)
         report._evals = table
         return report
+
+    @property
+    def unmatched_evals(self) -> tuple[EvalRow, ...]:
+        """The lines of the evaluations that are of no checkpoint of the series."""
+        if self._evals is None:
+            return ()
+        from ckptdiff.dynamics.evals import join
+
+        return join(self.checkpoints, self._evals)[1]
 
     @cached_property
     def correlations(self) -> tuple[Correlation, ...]:

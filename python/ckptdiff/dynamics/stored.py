@@ -171,8 +171,8 @@ class _Reader:
             SeriesData(checkpoints, levels),
             problems=self._problems(document),
             options=SeriesOptions(
-                include=tuple(self._texts(options, "include")),
-                exclude=tuple(self._texts(options, "exclude")),
+                include=tuple(self._globs(options, "include")),
+                exclude=tuple(self._globs(options, "exclude")),
                 order=self._text(options, "order"),
                 map=self._text(options, "map"),
             ),
@@ -281,6 +281,13 @@ class _Reader:
         if not all(isinstance(text, str) for text in texts) or len(set(texts)) < len(texts):
             raise self._broken(_DOCUMENT, f"has no list of different texts {key!r}")
         return [text for text in texts if isinstance(text, str)]
+
+    def _globs(self, entry: Mapping[str, object], key: str) -> list[str]:
+        """Texts as they were given, once or several times."""
+        texts = [text for text in self._list(entry, key) if isinstance(text, str)]
+        if len(texts) < len(self._list(entry, key)):
+            raise self._broken(_DOCUMENT, f"has no list of texts {key!r}")
+        return texts
 
     def _text(self, entry: Mapping[str, object], key: str) -> str:
         value = entry.get(key)

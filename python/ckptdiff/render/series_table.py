@@ -8,7 +8,6 @@ checkpoints, and correlations with evaluations.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from ckptdiff.dynamics.aside import Aside
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 from ckptdiff.dynamics.evals import Correlation
 from ckptdiff.dynamics.events import Event
+from ckptdiff.dynamics.labels import short_labels
 from ckptdiff.dynamics.problems import Problem
 from ckptdiff.dynamics.report import Level, SeriesReport
 from ckptdiff.dynamics.trajectory import Trajectory
@@ -36,7 +36,6 @@ _MARKS_AT_MOST = 2
 _TENSORS_NAMED = 2
 _SPARKLINE_WIDTH = 24
 
-_TOKENS = re.compile(r"(?<=[0-9])-tokens[0-9.]+[KMBTkmbt]?$")
 
 # What an event or a problem is called at the end of its checkpoint's line.
 _EVENT_MARKS = {
@@ -148,10 +147,7 @@ def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
 
 
 def _labels(checkpoints: Sequence[SeriesCheckpoint]) -> list[str]:
-    """The labels without the tokens at their end, which have a column, if that tells all apart."""
-    labels = [escape(one.label) for one in checkpoints]
-    short = [_TOKENS.sub("", label) for label in labels]
-    return short if len(set(short)) == len(short) else labels
+    return [escape(label) for label in short_labels([one.label for one in checkpoints])]
 
 
 def _counts(values: Sequence[int | None]) -> list[Cell]:
