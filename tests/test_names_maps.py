@@ -527,7 +527,11 @@ def test_the_command_line_proposes_a_map(tmp_path: Path) -> None:
     safetensors.numpy.save_file(b, second)
     outcome = invoke("diff", first, second)
     assert outcome.status == 1
-    assert "no tensor has a partner; --propose-map FILE looks for some" in outcome.stderr
+    assert "no tensor has a partner; --propose-map - prints a map, looked for" in outcome.stderr
+    printed = invoke("diff", first, second, "--propose-map", "-")
+    assert printed.status == 0
+    assert printed.stdout == ckptdiff.propose_map(first, second).text
+    assert "the proposal: gives " in printed.stderr
     file = tmp_path / "proposed.toml"
     outcome = invoke("diff", first, second, "--propose-map", file)
     assert (outcome.status, outcome.stdout) == (0, "")

@@ -230,7 +230,9 @@ def _hint(sides: Sides, rules: Rules) -> list[str]:
     if rules.include or rules.exclude or not smaller or partners >= _FEW * smaller:
         return []
     share = "no tensor has" if not partners else f"only {_tensors(partners)} have"
-    return [f"{share} a partner; --propose-map FILE looks for some by content, shape and name"]
+    return [
+        f"{share} a partner; --propose-map - prints a map, looked for by content, shape and name"
+    ]
 
 
 def _tensors(count: int) -> str:

@@ -14,6 +14,8 @@ from ckptdiff.render.units import duration, human_bytes, rate
 
 __all__ = ["command"]
 
+_STDOUT = "-"
+
 
 @click.command(
     "diff",
@@ -55,7 +57,7 @@ something does or has no partner, 2 in case of trouble, 130 when interrupted.
     "--propose-map",
     metavar="FILE",
     type=click.Path(),
-    help="Write a map found by content, shape and name to FILE for you to read, and stop.",
+    help="Write a map found by content, shape and name to FILE, - for stdout, and stop.",
 )
 @click.option(
     "--atol", metavar="X", type=float, default=0.0, help="Tolerate |d| up to X + rtol·|a|."
@@ -157,11 +159,13 @@ def command(
 
 
 def _propose(a: Checkpoint, b: Checkpoint, file: str, *, threads: int, io: str) -> int:
-    prepare(file)
+    output = None if file == _STDOUT else file
+    prepare(output)
     proposal = api.propose_map(a, b, threads=threads, io=io)
-    write(file, lambda stream: stream.write(proposal.text))
+    write(output, lambda stream: stream.write(proposal.text))
+    named, use = ("the proposal", "a file") if output is None else (file, file)
     print_message(
-        f"{file}: gives {proposal.tensors:,} of {proposal.wanted:,} tensors a partner; "
-        f"read it, then use --map {file}"
+        f"{named}: gives {proposal.tensors:,} of {proposal.wanted:,} tensors a partner; "
+        f"read it, then use --map {use}"
     )
     return 0
