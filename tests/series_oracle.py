@@ -172,12 +172,11 @@ def read_run(run: TrainingRun) -> RealSeries:
         stage, step, stage_tokens = int(match[1]), int(match[3]), int(match[4])
         ingredients = match[2]
         if stage == 1:
-            parent, before = index - 1, 0
+            parent = index - 1
             last_of_stage1 = index
         else:
             follows = f"-ingredient{ingredients}-" in checkpoints[-1].label
             parent = index - 1 if follows else last_of_stage1
-            before = checkpoints[last_of_stage1].tokens or 0
         assert stage_tokens == step * TOKENS_PER_STEP
         checkpoints.append(
             SeriesCheckpoint(
@@ -188,7 +187,8 @@ def read_run(run: TrainingRun) -> RealSeries:
                 stage=stage,
                 ingredient=int(ingredients) if ingredients and ingredients.isdigit() else None,
                 step=step,
-                tokens=before + stage_tokens,
+                # nothing says that the last of stage 1 is its end
+                tokens=stage_tokens if stage == 1 else None,
                 stage_tokens=stage_tokens,
                 learning_rate=learning_rate(stage, step),
             )

@@ -60,7 +60,7 @@ def test_the_plots_of_the_real_run(
     heat = text_of(str(folder / "update_norm.svg"))
     for words in (
         "update norm ‖u‖: the whole model",
-        "training, tokens",
+        "training, steps",
         "checkpoint (stage.ingredient:step)",
         "by layer",
         "model.layers.3",

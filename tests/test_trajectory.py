@@ -78,8 +78,8 @@ def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level:
             # nothing was trained between a copy and what it is a copy of
             home = parent - 1 if data.checkpoints[parent].label == DUPLICATE else parent
             before = data.checkpoints[home]
-            assert checkpoint.tokens is not None
-            assert before.tokens is not None
+            assert checkpoint.stage_tokens is not None
+            assert before.stage_tokens is not None
             assert checkpoint.step is not None
             assert before.step is not None
             assert checkpoint.learning_rate is not None
@@ -89,7 +89,8 @@ def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level:
             rate = (checkpoint.learning_rate + before.learning_rate) / 2
             expected["update_norm"][t] = norm(u)
             expected["relative_update"][t] = norm(u) / norm(w[parent])
-            expected["update_per_token"][t] = norm(u) / (checkpoint.tokens - before.tokens)
+            tokens = checkpoint.stage_tokens - (0 if anew else before.stage_tokens)
+            expected["update_per_token"][t] = norm(u) / tokens
             expected["update_per_learning_rate"][t] = norm(u) / (steps * rate)
             expected["path_length"][t] = expected["path_length"][parent] + norm(u)
             # bf16 values are bf16 already

@@ -102,9 +102,14 @@ def _steps_between(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float |
 
 
 def _tokens_between(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float | None:
-    if parent.tokens is None or child.tokens is None:
+    if parent.tokens is not None and child.tokens is not None:
+        return child.tokens - parent.tokens
+    if child.stage_tokens is None:
         return None
-    return child.tokens - parent.tokens
+    if parent.stage != child.stage:
+        # as steps are counted: whether the parent was the end of its stage is not known
+        return child.stage_tokens
+    return None if parent.stage_tokens is None else child.stage_tokens - parent.stage_tokens
 
 
 def _mean_learning_rate(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float | None:
