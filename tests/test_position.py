@@ -195,10 +195,10 @@ def test_tokens_that_go_on_in_a_later_stage(tmp_path: Path) -> None:
 def test_a_label_whose_tokens_are_not_those_of_its_step(tmp_path: Path) -> None:
     step = written(tmp_path / "step1000-tokens9B", olmo_core())
     position = position_of(str(step))
-    assert position.tokens == 9 * 10**9
+    assert position.tokens == 1000 * BATCH
     assert position.conflicts == (
-        "tokens is 9,000,000,000 by directory name step1000-tokens9B, but 4,194,304,000 "
-        "by step x config.json data_loader.global_batch_size",
+        "tokens is 4,194,304,000 by step x config.json data_loader.global_batch_size, but "
+        "9,000,000,000 by directory name step1000-tokens9B",
     )
 
 
@@ -399,9 +399,9 @@ def test_sources_that_disagree(run: Path) -> None:
     outcome = invoke("where", "run")
     assert outcome.status == 1
     assert outcome.stdout.endswith(
-        "\n\n! run/stage1/step2000-tokens5B: tokens is 5,000,000,000 by directory name "
-        "step2000-tokens5B, but 8,388,608,000 by step x config.json "
-        "data_loader.global_batch_size\n"
+        "\n\n! run/stage1/step2000-tokens5B: tokens is 8,388,608,000 by step x config.json "
+        "data_loader.global_batch_size, but 5,000,000,000 by directory name "
+        "step2000-tokens5B\n"
     )
 
 

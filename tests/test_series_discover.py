@@ -72,6 +72,22 @@ def test_files_of_a_run(tmp_path: Path) -> None:
     assert formats == ["torch", "safetensors", "torch"]
 
 
+def test_damaged_files_and_links_that_look_like_steps(tmp_path: Path) -> None:
+    walk = Walk()
+    for step in (1, 2):
+        torch.save(walk.step(), tmp_path / f"step{step}.pt")
+    (tmp_path / "step3.pt").write_bytes(b"")
+    (tmp_path / "step4.pt").write_bytes(b"junk" * 10)
+    (tmp_path / "step5").symlink_to("nowhere")
+    (tmp_path / "step6.pt").symlink_to("nowhere.pt")
+    (tmp_path / "optim_step3.pt").write_bytes(b"")
+    (tmp_path / "latest").symlink_to("nowhere")
+    report = ckptdiff.series(tmp_path)
+    assert len(report) == 2
+    damaged = [problem.labels for problem in report.problems if problem.kind == "damaged"]
+    assert damaged == [("step3",), ("step4",), ("step5",), ("step6",)]
+
+
 @pytest.mark.parametrize("stem", ["model", "step5-model"])
 def test_shards_are_no_series(stem: str, tmp_path: Path) -> None:
     """The files of one sharded checkpoint have numbers too."""
@@ -233,6 +249,18 @@ def test_steps_without_a_stage_and_no_second_one(tmp_path: Path) -> None:
     report = ckptdiff.series(tmp_path)
     assert sorted(one.stage or 0 for one in report.checkpoints) == [0, 0, 1]
     assert "stage_assumed" not in [one.kind for one in report.problems]
+
+
+def test_a_list_that_contradicts_a_name(tmp_path: Path) -> None:
+    chain(tmp_path, ["stage1/step10", "stage2/ingredient1/step5"])
+    lines = ("1,,10,stage1/step10", "3,2,5,stage2/ingredient1/step5")
+    path = write_list(tmp_path / "x.csv", "Stage,Ingredient,Step,Checkpoint Directory", *lines)
+    texts = [p.text for p in ckptdiff.series(lists=path).problems if p.kind == "label_mismatch"]
+    assert texts == [
+        "stage3-ingredient2-step5: stage is 3 by the list, but 2 by directory name stage2",
+        "stage3-ingredient2-step5: ingredient is 2 by the list, "
+        "but 1 by directory name ingredient1",
+    ]
 
 
 def test_a_list_with_stages_and_tokens(tmp_path: Path) -> None:

@@ -427,9 +427,6 @@ def _settle_tokens(found: _Findings, own: _Label | None, config: ModelConfig | N
     best = counted or computed or labelled
     if best is None:
         return
-    if computed and labelled and not counted and not agree(computed, labelled):
-        # a label is rounded, but a batch can have had other sizes before
-        best = labelled
     cumulative = restarted and (
         computed is not None and best.value > computed.value and not agree(best, computed)
     )

@@ -188,6 +188,8 @@ def _members(directory: str, levels: int = _LEVELS) -> Iterator[Found]:
             stem, suffix = os.path.splitext(name)
             if suffix in _SUFFIXES and _is_step_file(stem) and _is_checkpoint(path):
                 yield Found(stem, path)
+            elif _is_damaged_step(path, stem, suffix):
+                yield Found(stem if suffix in _SUFFIXES else name, path)
             continue
         inner: list[Found] = []
         if levels and os.access(path, os.R_OK | os.X_OK):
@@ -230,6 +232,17 @@ def _is_checkpoint(path: str) -> bool:
 def _is_run(members: Iterable[Found]) -> bool:
     """Whether these are steps of a run, rather than parts of the checkpoint that they lie in."""
     return any(_tells_step(found.label) for found in members)
+
+
+def _is_damaged_step(path: str, stem: str, suffix: str) -> bool:
+    """Whether a file is called a step and holds none, or is a link to nothing: for a report.
+
+    A bare number may be anything's name, so it takes the word.
+    """
+    name = stem if suffix in _SUFFIXES else stem + suffix
+    leads_nowhere = os.path.islink(path) and not os.path.exists(path)
+    is_called_so = _tells_step(name) and not name.isdigit() and _is_step_file(name)
+    return is_called_so and (suffix in _SUFFIXES or leads_nowhere)
 
 
 def _is_step_file(stem: str) -> bool:

@@ -271,6 +271,14 @@ def _place(found: Found, problems: list[Problem]) -> Place:
             f"but {step:,} by {who}"
         )
         problems.append(Problem("label_mismatch", text, (found.label,)))
+    for name in ("stage", "ingredient"):
+        listed, named = getattr(found, name), getattr(position, name)
+        if None not in (listed, named) and listed != named:
+            text = (
+                f"{found.label}: {name} is {listed} by the list, "
+                f"but {named} by {position.sources[name]}"
+            )
+            problems.append(Problem("label_mismatch", text, (found.label,)))
     stage = _first(found.stage, position.stage, revision.stage)
     tokens = _first(found.tokens, position.tokens)
     if tokens is None and revision.tokens is not None and (stage is None or stage == 1):
