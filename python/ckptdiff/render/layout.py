@@ -22,7 +22,7 @@ __all__ = ["Cell", "Column", "Strip", "cut_middle", "display_width", "table_line
 _GAP = "  "
 _NARROWEST_NAME = 16
 # Every row is padded to the widest name: a name of a megabyte would make gigabytes of a table.
-_WIDEST_NAME = 256
+_WIDEST_NAME = 1024
 
 # Columns that only help (a shape, a dtype) give way to names of this width, others hold out longer.
 _HELPFUL_PRIORITY = 4
@@ -123,6 +123,9 @@ def cut_middle(text: str, width: int, screen: Screen) -> str:
         return text
     mark = screen.text("…")
     room = max(width - display_width(mark), 0)
+    if text.isascii():
+        # the end of a name tells more than its beginning: it gets the odd column
+        return text[: room // 2] + mark + text[len(text) - (room - room // 2) :]
     if len(text) > 8 * width + 64:
         # only the ends can be shown, and combining characters take no room
         text = text[: 4 * width + 32] + text[-4 * width - 32 :]
