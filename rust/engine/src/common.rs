@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::manifest::{Manifest, StoredDType};
+use ckptdiff_kernels::DType;
+
+use crate::manifest::{Manifest, StoredDType, TensorView};
 use crate::names::Names;
 use crate::order::natural_cmp;
 use crate::pair::{DuplicateName, Side};
@@ -28,6 +30,35 @@ impl Common {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// A common tensor in each of the checkpoints that this is of.
+    pub(crate) fn views<'a>(
+        &self,
+        manifests: &'a [Arc<Manifest>],
+        item: usize,
+    ) -> Vec<(DType, TensorView<'a>)> {
+        let view = |(manifest, tensors): (&'a Arc<Manifest>, &Vec<u32>)| {
+            let tensor = manifest.tensor(tensors[item] as usize);
+            match tensor.dtype {
+                StoredDType::Known(dtype) => (dtype, tensor),
+                StoredDType::Unknown(name) => unreachable!("{name} is not common"),
+            }
+        };
+        manifests.iter().zip(&self.tensors).map(view).collect()
+    }
+
+    /// How many elements a common tensor has.
+    pub(crate) fn elements(&self, manifests: &[Arc<Manifest>], item: usize) -> u64 {
+        manifests[0]
+            .tensor(self.tensors[0][item] as usize)
+            .elements()
+    }
+
+    /// Bits of one of its elements in all checkpoints.
+    pub(crate) fn element_bits(&self, manifests: &[Arc<Manifest>], item: usize) -> u64 {
+        let views = self.views(manifests, item);
+        views.iter().map(|(dtype, _)| dtype.bits()).sum()
     }
 }
 

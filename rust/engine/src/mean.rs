@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use ckptdiff_kernels::{DType, DiffKernel, DiffOptions, DiffPartial, Level, MeanKernel};
+use ckptdiff_kernels::{DiffKernel, DiffOptions, DiffPartial, Level, MeanKernel};
 
 use crate::common::Common;
 use crate::error::{Error, TensorFault};
 use crate::execute::{Control, Job, execute, threads_of};
-use crate::manifest::{Manifest, TensorView};
+use crate::manifest::Manifest;
 use crate::reader::{Files, Readers, pieces};
-use crate::series::known;
+use crate::run::tensor_error;
 use crate::source::Reading;
 
 /// A comparison with a mean to be run.
@@ -71,17 +71,10 @@ struct MeanWorker<'a> {
     diff: DiffKernel,
 }
 
-impl<'a> MeanJob<'a> {
-    fn tensors(&self, item: usize) -> Vec<(DType, TensorView<'a>)> {
-        let manifests = self.run.manifests.iter().zip(&self.run.common.tensors);
-        manifests
-            .map(|(manifest, tensors)| known(manifest, tensors[item]))
-            .collect()
-    }
-
+impl MeanJob<'_> {
     /// Whether there is a mean of the parts in the target's dtype.
     fn check(&self, item: usize) -> Result<(), Error> {
-        let tensors = self.tensors(item);
+        let tensors = self.run.common.views(self.run.manifests, item);
         let (target, tensor) = tensors[0];
         let complex = tensors
             .iter()
@@ -89,17 +82,11 @@ impl<'a> MeanJob<'a> {
         if MeanKernel::rounds_to(target) && complex.is_none() {
             return Ok(());
         }
-        let source = tensor.spans.first().map(|span| span.source as usize);
-        Err(Error::Tensor {
-            path: source
-                .map(|source| self.run.manifests[0].sources()[source].path().to_owned())
-                .unwrap_or_default(),
-            tensor: tensor.name.to_owned(),
-            fault: TensorFault::NoMean {
-                dtype: target.name(),
-                parts: complex.unwrap_or(&tensors[1]).0.name(),
-            },
-        })
+        let fault = TensorFault::NoMean {
+            dtype: target.name(),
+            parts: complex.unwrap_or(&tensors[1]).0.name(),
+        };
+        Err(tensor_error(&self.run.manifests[0], tensor, fault))
     }
 }
 
@@ -112,15 +99,11 @@ impl<'a> Job for MeanJob<'a> {
     }
 
     fn elements(&self, item: usize) -> u64 {
-        let first = self.run.common.tensors[0][item] as usize;
-        self.run.manifests[0].tensor(first).elements()
+        self.run.common.elements(self.run.manifests, item)
     }
 
     fn element_bits(&self, item: usize) -> u64 {
-        self.tensors(item)
-            .iter()
-            .map(|(dtype, _)| dtype.bits())
-            .sum()
+        self.run.common.element_bits(self.run.manifests, item)
     }
 
     fn worker(&self) -> MeanWorker<'a> {
@@ -140,7 +123,7 @@ impl<'a> Job for MeanJob<'a> {
         elements: Range<u64>,
         control: &Control,
     ) -> Result<DiffPartial, Error> {
-        let tensors = self.tensors(item);
+        let tensors = self.run.common.views(self.run.manifests, item);
         let mut partial = DiffPartial::default();
         let bits = tensors.iter().map(|(dtype, _)| dtype.bits()).max();
         let in_place = worker.readers.in_place(&self.files, &tensors);

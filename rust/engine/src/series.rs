@@ -17,7 +17,7 @@ use ckptdiff_kernels::{
 use crate::common::Common;
 use crate::error::Error;
 use crate::execute::{Control, Job, execute, threads_of};
-use crate::manifest::{Manifest, StoredDType, TensorView};
+use crate::manifest::Manifest;
 use crate::reader::{Files, Readers, pieces};
 use crate::run::TensorStats;
 use crate::source::Reading;
@@ -129,16 +129,6 @@ impl SeriesPartial {
     }
 }
 
-impl<'a> SeriesJob<'a> {
-    /// A tensor in each of the checkpoints.
-    fn tensors(&self, item: usize) -> Vec<(DType, TensorView<'a>)> {
-        let manifests = self.run.manifests.iter().zip(&self.run.common.tensors);
-        manifests
-            .map(|(manifest, tensors)| known(manifest, tensors[item]))
-            .collect()
-    }
-}
-
 /// Some elements of each run, of which the first begin a block.
 fn cut<'a>(runs: &[(DType, &'a [u8])], start: usize, elements: usize) -> Vec<(DType, &'a [u8])> {
     let cut = |(dtype, bytes): &(DType, &'a [u8])| {
@@ -146,15 +136,6 @@ fn cut<'a>(runs: &[(DType, &'a [u8])], start: usize, elements: usize) -> Vec<(DT
         (*dtype, &bytes[at(start)..at(start + elements)])
     };
     runs.iter().map(cut).collect()
-}
-
-/// A tensor of a dtype that is known, as all common ones are.
-pub(crate) fn known(manifest: &Manifest, index: u32) -> (DType, TensorView<'_>) {
-    let tensor = manifest.tensor(index as usize);
-    match tensor.dtype {
-        StoredDType::Known(dtype) => (dtype, tensor),
-        StoredDType::Unknown(name) => unreachable!("{name} is not common"),
-    }
 }
 
 impl<'a> Job for SeriesJob<'a> {
@@ -166,15 +147,11 @@ impl<'a> Job for SeriesJob<'a> {
     }
 
     fn elements(&self, item: usize) -> u64 {
-        let first = self.run.common.tensors[0][item] as usize;
-        self.run.manifests[0].tensor(first).elements()
+        self.run.common.elements(self.run.manifests, item)
     }
 
     fn element_bits(&self, item: usize) -> u64 {
-        self.tensors(item)
-            .iter()
-            .map(|(dtype, _)| dtype.bits())
-            .sum()
+        self.run.common.element_bits(self.run.manifests, item)
     }
 
     fn worker(&self) -> SeriesWorker<'a> {
@@ -195,7 +172,7 @@ impl<'a> Job for SeriesJob<'a> {
         elements: Range<u64>,
         control: &Control,
     ) -> Result<SeriesPartial, Error> {
-        let tensors = self.tensors(item);
+        let tensors = self.run.common.views(self.run.manifests, item);
         let mut partial = SeriesPartial::default();
         partial.make_room(tensors.len());
         let bits = tensors.iter().map(|(dtype, _)| dtype.bits()).max();
