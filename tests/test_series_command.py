@@ -204,8 +204,8 @@ def test_the_json_schema(here: Path) -> None:
     found = document("run", "--by", "layer", "--pick", "3")
     report = ckptdiff.series("run")
     assert list(found) == [
-        "schema", "options", "checkpoints", "levels", "principal_components", "events",
-        "problems", "picked", "correlations",
+        "schema", "options", "checkpoints", "levels", "events", "problems", "picked",
+        "correlations",
     ]  # fmt: skip
     assert found["schema"] == "ckptdiff.series/1"
     assert found["options"] == {
@@ -230,9 +230,11 @@ def test_the_json_schema(here: Path) -> None:
         np.testing.assert_array_equal(np.array(level["gram"]), data.gram)
         assert np.array(level["distances"]).shape == (rows, count, count)
         assert len(level["diffusion_exponent"]) == rows
+        components = level["principal_components"]
+        assert np.array(components["coordinates"]).shape == (rows, count, 3)
+        assert np.array(components["explained"]).shape == (rows, 3)
         assert level["clock"] == "steps"
     assert level["trajectory"]["update_norm"][0][0] == "NaN"
-    assert np.array(found["principal_components"]["coordinates"]).shape == (count, 3)
     assert [one["kind"] for one in found["problems"]] == ["missing_step", "duplicate"]
     assert len(found["picked"]) == 3
     labels = [one["label"] for one in found["checkpoints"]]
@@ -271,7 +273,10 @@ def test_csv_files(here: Path, tmp_path: Path) -> None:
     arguments = ["run", "--csv", folder, "--by", "module", "--pick", "2", "--evals", evals]
     outcome = invoke("series", *arguments)
     assert outcome.status == 1, outcome
-    names = ("checkpoints", "updates", "distances", "events", "problems", "picked", "correlations")
+    names = (
+        "checkpoints", "updates", "distances", "rows", "components", "coordinates", "stats",
+        "diffs", "events", "problems", "picked", "correlations",
+    )  # fmt: skip
     assert {path.name for path in folder.iterdir()} == {f"{name}.csv" for name in names}
     assert all(f"wrote {folder / name}.csv" in outcome.stderr for name in names)
     report = ckptdiff.series("run")
