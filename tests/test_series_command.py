@@ -110,6 +110,38 @@ def test_lines_keep_within_a_screen(columns: int, here: Path) -> None:
     assert "stage1-step100" in outcome.stdout
 
 
+HEADERS = ("‖update‖", "relative", "cos", "from first", "to last", "changed")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140, 200])
+def test_what_a_line_is_of_stays_and_quantities_go_from_the_right(columns: int, here: Path) -> None:
+    text = invoke("series", "run", env={"COLUMNS": str(columns)}).stdout
+    header = next(line for line in text.splitlines() if line.startswith("checkpoint"))
+    assert "tokens" in header
+    lines = [line.split() for line in text.splitlines() if line.startswith("stage")]
+    assert lines[0][:3] == ["stage1-step100", "1.00", "B"]
+    shown = [name for name in HEADERS if name in header]
+    assert shown == list(HEADERS[: len(shown)])
+    gone = list(HEADERS[len(shown) :])
+    told = [line for line in text.splitlines() if line.startswith("not shown in")]
+    gone += ["branches from"] if "branches from" not in header else []
+    assert bool(gone) == bool(told) == (columns < 140)
+    if gone:
+        # it may go on in a second line
+        expected = f"not shown in {columns} columns: {', '.join(gone)}"
+        assert expected.startswith(told[0])
+
+
+def test_numbers_of_labels_that_are_cut_have_columns(tmp_path: Path) -> None:
+    """A long label may be cut where a screen is narrow, and what it told is beside it then."""
+    name = "a-model-of-a-name-that-takes-half-of-any-screen"
+    chain(tmp_path, [f"{name}-stage1-step{step}-tokens1T" for step in (1000, 2000)])
+    text = invoke("series", tmp_path, env={"COLUMNS": "80"}).stdout
+    header, first = text.splitlines()[2:4]
+    assert header.split()[:4] == ["checkpoint", "stage", "step", "tokens"]
+    assert first.split()[1:5] == ["1", "1,000", "1.00", "T"]
+
+
 def test_plain_text_without_colours(here: Path) -> None:
     coloured = invoke("series", "run", env={"FORCE_COLOR": "1"})
     plain = invoke("series", "run", env={"FORCE_COLOR": "1", "NO_COLOR": "1"})
