@@ -142,6 +142,9 @@ def command(
 
         # what is wrong with it shows now, not when all is read
         table = read_evals(evals)
+        if table.left_out:
+            columns = ", ".join(table.left_out)
+            print_message(f"note: {evals}: of text, so no metrics, and left out: {columns}")
     if len(paths) == 1 and not lists and is_stored(paths[0]):
         _refuse_options_of_reading(context)
         report = SeriesReport.load(paths[0])

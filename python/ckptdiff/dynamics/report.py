@@ -153,8 +153,8 @@ class SeriesReport:
         """The same report with the evaluations of a CSV file.
 
         The file has a column ``step``, or ``revision``, and where needed ``stage`` and
-        ``ingredient``; every other column is a metric. Raises ValueError where it fits no
-        checkpoint, or more than one.
+        ``ingredient`` (``1+2`` is a soup); every other column of numbers is a metric. Raises
+        ValueError where it fits no checkpoint, or more than one.
         """
         from ckptdiff.dynamics.evals import Evals, join, read_evals
 
