@@ -32,8 +32,7 @@ disagree; 2 where a path does not exist or a file cannot be read.
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @options.output_options
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def command(paths: tuple[str, ...], output_format: str, output: str | None, as_json: bool) -> int:
+def command(paths: tuple[str, ...], output_format: str, output: str | None) -> int:
     """Tell where training stood at each checkpoint: stage, step, tokens, learning rate.
 
     They are read from the checkpoint's name (or its revision, in the Hub's cache), the trainer's
@@ -61,7 +60,7 @@ def command(paths: tuple[str, ...], output_format: str, output: str | None, as_j
         "markdown": lambda stream: render.write_markdown(positions, stream),
     }
     if positions or not trouble:
-        write(output, writers["json" if as_json else output_format])
+        write(output, writers[output_format])
     if trouble or any(position.problems for position in positions):
         return TROUBLE
     return 1 if any(position.conflicts for position in positions) else 0

@@ -16,7 +16,7 @@ from ckptdiff.render.escape import escape
 from ckptdiff.render.layout import Column, Strip, table_lines, widest
 from ckptdiff.render.markdown import code
 from ckptdiff.render.screen import Screen
-from ckptdiff.render.units import human_count
+from ckptdiff.render.units import human_tokens
 
 __all__ = ["table_of_positions", "write_csv", "write_json", "write_markdown"]
 
@@ -143,8 +143,7 @@ def _is_worth_showing(position: TrainingPosition, name: str) -> bool:
 def _short(position: TrainingPosition, name: str) -> str:
     value = getattr(position, name)
     if name in _COUNTS and value is not None:
-        # a billion tokens is B to whoever trains
-        return human_count(value).replace("G", "B")
+        return human_tokens(value)
     return _exact(position, name)
 
 
