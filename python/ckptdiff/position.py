@@ -51,7 +51,8 @@ class TrainingPosition:
     since the start of the stage where training was started anew for it. ``tokens`` are those since
     the start of the run, ``stage_tokens`` those since the start of the stage. ``learning_rate`` is
     the one of the last update. ``index`` is the number of a checkpoint in a series that counts
-    checkpoints. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
+    checkpoints. ``tokens_unit`` is what the label rounded ``stage_tokens`` to, where they are the
+    label's. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
     all others. ``is_end`` is true where the trainer's state or the config says that training, or
     the stage, was to end at this step; false is not to say that it went on.
 
@@ -70,6 +71,7 @@ class TrainingPosition:
     steps: tuple[int, ...] = ()
     tokens: int | None = None
     stage_tokens: int | None = None
+    tokens_unit: int | None = None
     learning_rate: float | None = None
     index: int | None = None
     is_end: bool = False
@@ -275,6 +277,7 @@ class _Findings:
         #: the step at which training was to end, and what was logged on the way
         self.max_steps: int | None = None
         self.is_end = False
+        self.tokens_unit: int | None = None
         self.log: list[Any] = []
 
     def settle(self, name: str, value: object, source: str) -> None:
@@ -309,6 +312,7 @@ class _Findings:
             path=self._path,
             label=label,
             **self._values,
+            tokens_unit=self.tokens_unit,
             is_end=self.is_end,
             sources=self._sources,
             conflicts=tuple(self._conflicts),
@@ -427,6 +431,8 @@ def _settle_tokens(found: _Findings, own: _Label | None, config: ModelConfig | N
     best = counted or computed or labelled
     if best is None:
         return
+    if best is labelled:
+        found.tokens_unit = unit
     cumulative = restarted and (
         computed is not None and best.value > computed.value and not agree(best, computed)
     )

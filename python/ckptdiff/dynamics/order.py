@@ -42,8 +42,9 @@ class Place:
     ``phase`` is the name of a stage that has no number. ``ingredients`` has several numbers for a
     soup of them, and ``is_soup`` is also true where the label names several steps. ``index`` counts
     checkpoints, where a label does that instead of steps. ``tokens`` are those since the start of
-    the run, ``stage_tokens`` those since the start of the stage. ``is_end`` is true where it is
-    known that the stage ended here.
+    the run, ``stage_tokens`` those since the start of the stage; ``tokens_unit`` is what a label
+    rounded these to, None where they were counted or computed. ``is_end`` is true where it is known
+    that the stage ended here.
     """
 
     stage: int | None = None
@@ -55,6 +56,7 @@ class Place:
     index: int | None = None
     tokens: int | None = None
     stage_tokens: int | None = None
+    tokens_unit: int | None = None
     learning_rate: float | None = None
     is_end: bool = False
 

@@ -28,6 +28,7 @@ from ckptdiff.dynamics.names import under_one_set_of_names
 from ckptdiff.dynamics.open_files import allow_open_files
 from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, with_tokens
 from ckptdiff.dynamics.problems import Problem, in_order
+from ckptdiff.dynamics.token_labels import without_wrong_tokens
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.position import TrainingPosition, position_of
@@ -250,6 +251,8 @@ def _places(candidates: Sequence[Candidate], problems: list[Problem]) -> list[Pl
             tokens = _first(places[index].tokens, places[index].stage_tokens)
             places[index] = replace(places[index], stage=1, tokens=tokens)
         problems.append(soundness.assumed_stage([labels[index] for index in assumed]))
+    places, wrong = without_wrong_tokens(labels, places)
+    problems += wrong
     return places
 
 
@@ -293,6 +296,7 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         index=_first(position.index, revision.index),
         tokens=tokens,
         stage_tokens=_first(position.stage_tokens, revision.tokens),
+        tokens_unit=revision.tokens_unit if position.stage_tokens is None else position.tokens_unit,
         learning_rate=position.learning_rate,
         is_end=position.is_end,
     )
