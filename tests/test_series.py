@@ -256,6 +256,63 @@ def test_intervals(steps: list[int], found: list[str]) -> None:
     assert [f"{problem.kind}: {problem.text}" for problem in problems] == found
 
 
+def _of_ingredients(steps: dict[int, list[int]]) -> list[str]:
+    places = [
+        Place(stage=2, ingredient=ingredient, ingredients=(ingredient,), step=step)
+        for ingredient, those in steps.items()
+        for step in those
+    ]
+    labels = [f"{place.ingredient}:{place.step}" for place in places]
+    found = intervals(labels, places)
+    return [f"{problem.kind}: {problem.text} ({', '.join(problem.labels)})" for problem in found]
+
+
+_FULL = [15, 30, 45, 60]
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"),
+    [
+        ({1: _FULL, 2: _FULL, 3: _FULL}, []),
+        (
+            {1: _FULL, 2: [30, 45, 60], 3: [15, 30, 45]},
+            ["missing_step: stage 2, ingredient 2: step missing that ingredients 1, 3 have: 15 "
+             "(2:30)",
+             "missing_step: stage 2, ingredient 3: step missing that ingredients 1, 2 have: 60 "
+             "(3:45)"],
+        ),
+        # what the interval tells is told once
+        (
+            {1: _FULL, 2: _FULL, 3: [15, 30, 60, 75]},
+            ["missing_step: stage 2, ingredient 3: step missing at an interval of 15: 45 "
+             "(3:30, 3:60)"],
+        ),
+        # two steps have no interval of their own
+        (
+            {1: _FULL, 2: _FULL, 3: [15, 60]},
+            ["missing_step: stage 2, ingredient 3: 2 steps missing that ingredients 1, 2 have: "
+             "30, 45 (3:15, 3:60)"],
+        ),
+        (
+            {1: _FULL, 2: [30, 45, 60]},
+            ["missing_step: stage 2, ingredient 2: step missing that ingredient 1 has: 15 (2:30)"],
+        ),
+        # as one of OLMo 2 13B's, that is trained three times as long, and ends beside the interval
+        ({1: [5, 10, 12], 2: [5, 10, 12], 3: [5, 10, 12], 4: [5, 10, 15, 20, 25, 30, 35, 36]}, []),
+        ({1: [5, 10, 12], 2: [5, 10, 15, 20, 25, 30, 35, 36]}, []),
+        # what only some have is not promised
+        ({1: [60], 2: [60], 3: _FULL}, []),
+        ({1: [15], 2: _FULL, 3: _FULL},
+            ["missing_step: stage 2, ingredient 1: 3 steps missing that ingredients 2, 3 have: "
+             "30, 45, 60 (1:15)"]),
+    ],
+)  # fmt: skip
+def test_steps_that_the_other_ingredients_have(
+    steps: dict[int, list[int]], found: list[str]
+) -> None:
+    assert _of_ingredients(steps) == found
+
+
 def test_a_label_that_does_not_fit(tmp_path: Path) -> None:
     """The trainer's own state says what step it is."""
     chain(tmp_path, ["checkpoint-10", "checkpoint-20", "checkpoint-30"])
