@@ -32,6 +32,7 @@ KINDS: dict[str, str] = {
     "stage_assumed": "checkpoints of which no stage is known, taken for those of stage 1",
     "tokens_restart": "fewer tokens than an earlier checkpoint of the branch",
     "mapped": "a checkpoint whose tensors have other names, which are mapped to those of most",
+    "tied": "checkpoints that do not store a head which others do; its tied twin is compared",
     "not_a_member": "a checkpoint beside the series that is no part of it",
     "diverged": "a checkpoint of which more than 1 % is not finite; it is compared with no other",
     "unmatched_rule": "a glob that matches no tensor",

@@ -223,10 +223,8 @@ def _opened(
         except (OSError, ValueError) as error:
             problems.append(Problem("damaged", str(error), (label,)))
     if map_choice == "auto":
-        checkpoints, mapped = under_one_set_of_names(checkpoints)
-        for index, how in mapped.items():
-            label = placed[index][0]
-            problems.append(Problem("mapped", f"{label}: names are mapped by {how}", (label,)))
+        checkpoints, notes = under_one_set_of_names([label for label, _ in placed], checkpoints)
+        problems += notes
     members = []
     for checkpoint, (label, place) in zip(checkpoints, placed, strict=True):
         named = Named(None)
