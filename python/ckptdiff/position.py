@@ -14,8 +14,9 @@ In a first stage, and where there is none, both are the same.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.naming.revisions import Revision, parse_revision
 from ckptdiff.schedule import STEPS
 
-__all__ = ["TrainingPosition", "checkpoints_in", "position_of"]
+__all__ = ["TrainingPosition", "in_order", "position_of"]
 
 _TRAINER_STATE = "trainer_state.json"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf")
@@ -114,51 +115,15 @@ def position_of(path: str) -> TrainingPosition:
     return found.position(own.revision.label if own else None)
 
 
-def checkpoints_in(path: str) -> list[str]:
-    """The checkpoints in a run's directory, ordered by their labels; else ``path`` alone.
+def in_order(positions: Iterable[TrainingPosition]) -> list[TrainingPosition]:
+    """By stage, ingredient and step; a soup behind its ingredients, what tells no step last."""
 
-    They are the entries whose names tell a step, or the number of a checkpoint. Where there are
-    none, they are those of its directories that are named after a stage. A directory that is named
-    after a step itself is a checkpoint, whatever it holds.
+    def key(position: TrainingPosition) -> tuple[float, bool, tuple[int, ...], float]:
+        count = position.index if position.step is None else position.step
+        last = math.inf if count is None else count
+        return position.stage or 0, position.is_soup, position.ingredients, last
 
-    Raises CheckpointReadError where a directory cannot be listed.
-    """
-    if not os.path.isdir(path) or hub_snapshot(path) is not None:
-        return [path]
-    revision = parse_revision(os.path.basename(os.path.abspath(path)))
-    if revision.step is not None or revision.index is not None:
-        return [path]
-    steps, stages = _entries(path)
-    if not steps:
-        steps = [step for stage in stages for step in _entries(stage)[0]]
-    return steps or [path]
-
-
-def _entries(directory: str) -> tuple[list[str], list[str]]:
-    """The entries named after a step, and the directories named after a stage, each in order."""
-    try:
-        names = os.listdir(directory)
-    except OSError as error:
-        raise CheckpointReadError(f"{directory}: {error.strerror or error}") from error
-    steps, stages = [], []
-    for name in names:
-        path = os.path.join(directory, name)
-        is_directory = os.path.isdir(path)
-        if not is_directory and not name.endswith(_SUFFIXES):
-            continue
-        revision = parse_revision(name if is_directory else _stem(name))
-        order = (
-            revision.stage or 0,
-            revision.ingredients,
-            revision.step or 0,
-            revision.index or 0,
-            name,
-        )
-        if revision.step is not None or revision.index is not None:
-            steps.append((order, path))
-        elif is_directory and (revision.stage is not None or revision.ingredients):
-            stages.append((order, path))
-    return [path for _, path in sorted(steps)], [path for _, path in sorted(stages)]
+    return sorted(positions, key=key)
 
 
 class _Label(NamedTuple):
