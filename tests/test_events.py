@@ -259,6 +259,24 @@ def test_the_real_run_has_its_spike_its_boundaries_and_little_else(
     )
 
 
+def test_a_stage_whose_first_checkpoint_diverged_has_one_boundary() -> None:
+    tree = [
+        (ROOT, 1, None), (0, 1, None), (1, 2, 1), (1, 2, 1), (3, 2, 1), (1, 2, 2), (5, 2, 2),
+        (1, 2, None), (1, 2, None),
+    ]  # fmt: skip
+    checkpoints = [
+        SeriesCheckpoint(
+            str(at), "", "memory", parent, stage=stage, ingredient=part, is_soup=at > 6
+        )
+        for at, (parent, stage, part) in enumerate(tree)
+    ]
+    weights = [{"w": np.ones(4) + index} for index in range(len(tree))]
+    weights[2] = {"w": np.full(4, np.nan)}
+    events = find_events(series_of(weights, checkpoints))
+    found = [event.checkpoint for event in events if event.kind == "stage_boundary"]
+    assert found == [2, 5, 7, 8]
+
+
 def test_few_checkpoints_and_none_have_no_scores() -> None:
     assert find_events(SeriesData((), {})) == ()
     for count in (1, 2, 5):

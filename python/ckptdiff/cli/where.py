@@ -49,7 +49,7 @@ def command(paths: tuple[str, ...], output_format: str, output: str | None, as_j
             search = Search()
             find([path], search)
             positions += in_order(position_of(found.path) for found in search.found)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             # the others are still of use
             print_message(f"error: {message_of(error)}")
             trouble = True

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from ckptdiff.dynamics.natural import natural_key
 from ckptdiff.dynamics.problems import Problem
+from ckptdiff.dynamics.saved import is_stored
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError
 from ckptdiff.formats import reader_of
 from ckptdiff.naming.revisions import Revision, parse_revision
@@ -97,13 +98,17 @@ class Search:
 def find(paths: Sequence[str], search: Search) -> None:
     """Add the checkpoints at ``paths``, each a checkpoint or a directory of some.
 
-    Raises CheckpointNotFoundError where a path does not exist or has no checkpoint, and
-    CheckpointReadError where a directory cannot be read.
+    Raises CheckpointNotFoundError where a path does not exist or has no checkpoint,
+    CheckpointReadError where a directory cannot be read, and ValueError for a saved series.
     """
     labels = _labels(paths)
     for path, label in zip(paths, labels, strict=True):
         if not os.path.lexists(path):
             raise CheckpointNotFoundError(f"{path}: no such file or directory")
+        if _is_saved_series(path):
+            raise ValueError(
+                f"{path}: a saved series is shown by itself, and has no checkpoints to read"
+            )
         try:
             members = list(_members(path)) if os.path.isdir(path) else []
         except OSError as error:
@@ -111,7 +116,7 @@ def find(paths: Sequence[str], search: Search) -> None:
         if not members or _is_one(path, members):
             search.add(Found(label, path))
             continue
-        if _is_checkpoint(path) and all(os.path.isdir(member.path) for member in members):
+        if _has_model_beside(path, members):
             text = f"{path}: the model beside its checkpoints is not one of them; name it to add it"
             search.problems.append(Problem("not_a_member", text))
         prefix = f"{label}/" if len(paths) > 1 else ""
@@ -176,6 +181,7 @@ def revision_of(label: str) -> Revision:
         tokens=last.tokens,
         tokens_unit=last.tokens_unit,
         index=last.index,
+        is_called_soup=last.is_called_soup,
     )
 
 
@@ -191,6 +197,8 @@ def _members(directory: str, levels: int = _LEVELS) -> Iterator[Found]:
             continue
         if not os.path.isdir(path):
             stem, suffix = os.path.splitext(name)
+            if _is_saved_series(path):
+                continue
             if suffix in _SUFFIXES and _is_step_file(stem) and _is_checkpoint(path):
                 yield Found(stem, path)
             elif _is_damaged_step(path, stem, suffix):
@@ -233,6 +241,30 @@ def _is_checkpoint(path: str) -> bool:
     except OSError:
         # what cannot be read now is reported when it is opened
         return _tells_step(os.path.basename(path))
+
+
+def _has_model_beside(directory: str, members: Sequence[Found]) -> bool:
+    """Whether a directory of checkpoints has the files of another one beside them.
+
+    A repository of the Hub opens as its branch ``main``, which is one of its revisions, and a
+    series that was saved there is no model.
+    """
+    return (
+        all(os.path.isdir(member.path) for member in members)
+        and not os.path.isdir(os.path.join(directory, "snapshots"))
+        and not any(
+            _is_saved_series(os.path.join(directory, name)) for name in os.listdir(directory)
+        )
+        and _is_checkpoint(directory)
+    )
+
+
+def _is_saved_series(path: str) -> bool:
+    try:
+        return is_stored(path)
+    except OSError:
+        # what cannot be read is reported when it is opened, if it is one that counts
+        return False
 
 
 def _is_one(directory: str, members: Sequence[Found]) -> bool:

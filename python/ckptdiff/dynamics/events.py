@@ -104,9 +104,15 @@ def _stage_boundaries(
     checkpoints: Sequence[SeriesCheckpoint], trajectory: Trajectory
 ) -> list[Event]:
     events = []
+    told: set[tuple[int, int | None, int | None]] = set()
     for index, checkpoint in enumerate(checkpoints):
         if checkpoint.parent == ROOT:
             continue
+        # the one behind a first that diverged has the same parent, and is of the same branch
+        way = checkpoint.parent, checkpoint.stage, checkpoint.ingredient
+        if way in told and not checkpoint.is_soup:
+            continue
+        told.add(way)
         parent = checkpoints[checkpoint.parent]
         if checkpoint.stage is None or parent.stage is None or checkpoint.stage == parent.stage:
             continue

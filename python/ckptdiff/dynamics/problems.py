@@ -30,6 +30,7 @@ KINDS: dict[str, str] = {
     "listed_twice": "a checkpoint that was given more than once; it is read once",
     "no_position": "a checkpoint of which no step is known",
     "stage_assumed": "checkpoints of which no stage is known, taken for those of stage 1",
+    "soup_assumed": "a checkpoint that tells no ingredient where others do, taken for their soup",
     "tokens_restart": "fewer tokens than an earlier checkpoint of the branch",
     "mapped": "a checkpoint whose tensors have other names, which are mapped to those of most",
     "tied": "checkpoints that do not store a head which others do; its tied twin is compared",

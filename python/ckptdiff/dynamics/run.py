@@ -26,7 +26,7 @@ from ckptdiff.dynamics.discover import Found, revision_of
 from ckptdiff.dynamics.levels import levels_of, with_diverged
 from ckptdiff.dynamics.names import under_one_set_of_names
 from ckptdiff.dynamics.open_files import allow_open_files
-from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, with_tokens
+from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, soups, with_tokens
 from ckptdiff.dynamics.problems import Problem, in_order
 from ckptdiff.dynamics.token_labels import without_wrong_tokens
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
@@ -231,7 +231,11 @@ def _opened(
         if rules != Rules():
             named = apply_rules(checkpoint.names(), rules, ())
         members.append(_Member(label, checkpoint, named, place))
-    without_step = [member.label for member in members if member.place.count is None]
+    without_step = [
+        member.label
+        for member in members
+        if member.place.count is None and not member.place.is_soup
+    ]
     if without_step and len(without_step) < len(members):
         for label in without_step:
             text = f"{label}: no step is known, so it comes last"
@@ -249,6 +253,9 @@ def _places(candidates: Sequence[Candidate], problems: list[Problem]) -> list[Pl
             tokens = _first(places[index].tokens, places[index].stage_tokens)
             places[index] = replace(places[index], stage=1, tokens=tokens)
         problems.append(soundness.assumed_stage([labels[index] for index in assumed]))
+    for index, stage in soups(labels, places).items():
+        places[index] = replace(places[index], stage=stage, is_soup=True)
+        problems.append(soundness.assumed_soup(labels[index], stage))
     places, wrong = without_wrong_tokens(labels, places)
     problems += wrong
     return places
@@ -372,6 +379,7 @@ def _checkpoint(member: _Member, place: Place, parent: int) -> SeriesCheckpoint:
         tokens=place.tokens,
         stage_tokens=place.stage_tokens,
         learning_rate=place.learning_rate,
+        is_soup=place.is_soup,
     )
 
 

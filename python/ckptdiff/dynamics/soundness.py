@@ -21,6 +21,7 @@ from ckptdiff.naming.groups import layer
 
 __all__ = [
     "Shapes",
+    "assumed_soup",
     "assumed_stage",
     "duplicates",
     "intervals",
@@ -103,6 +104,12 @@ def assumed_stage(labels: Sequence[str]) -> Problem:
     several = f"{labels[0]} to {labels[-1]}, {len(labels):,} checkpoints" if labels[1:] else ""
     text = f"{several or labels[0]}: no stage is known, taken for stage 1 as there are later ones"
     return Problem("stage_assumed", text, tuple(labels))
+
+
+def assumed_soup(label: str, stage: int) -> Problem:
+    """The note on a checkpoint that is taken for the soup of a stage's ingredients."""
+    text = f"{label}: tells no ingredient of stage {stage}, taken for the soup of them"
+    return Problem("soup_assumed", text, (label,))
 
 
 def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
