@@ -271,10 +271,12 @@ def test_a_tied_weight_is_compared_with_its_twin() -> None:
     for a, b, side in ((twice, once, "B"), (once, twice, "A")):
         report = ckptdiff.diff(a, b)
         assert report.identical
-        assert len(report) == 3
+        # one count everywhere
+        assert len(report) == len(report.a) == len(report.b) == report.total.tensors == 3
+        assert {part.tensors for part in report.coverage.values()} == {3}
         assert report.remarks == (
             f"{side} does not store lm_head.weight: "
-            "its tied twin model.embed_tokens.weight is compared",
+            "its tied twin model.embed_tokens.weight is compared, and counts as a tensor",
         )
         assert report.map is None
         (line,) = [line for line in repr(report).splitlines() if "twin" in line]

@@ -259,6 +259,19 @@ def test_a_random_walk_has_an_exponent_of_one_and_a_line_of_two() -> None:
 def test_steps_that_begin_anew_and_steps_that_go_on() -> None:
     anew = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 10, 20])
     np.testing.assert_array_equal(Clock.of(anew).position, [0, 100, 110, 120])
+    # beyond the end of the stage before: one of the stage tells, or its tokens, or its interval
+    wide = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 150, 300])
+    np.testing.assert_array_equal(Clock.of(wide).position, [0, 100, 250, 400])
+    tokens = chain(3, stage=[1, 1, 2], step=[0, 100, 170], stage_tokens=[0, 4200, 7100])
+    np.testing.assert_array_equal(Clock.of(tokens).position, [0, 100, 270])
+    tokens = chain(3, stage=[1, 1, 2], step=[0, 100, 170], stage_tokens=[0, 4200, 2900])
+    np.testing.assert_array_equal(Clock.of(tokens).position, [0, 100, 170])
+    tree = [(ROOT, 1, None, 0), (0, 1, None, 100), (1, 2, 1, 60), (2, 2, 1, 120), (1, 2, 2, 120)]
+    ends = [
+        SeriesCheckpoint(str(at), "", "memory", parent, stage=stage, ingredient=part, step=step)
+        for at, (parent, stage, part, step) in enumerate(tree)
+    ]
+    np.testing.assert_array_equal(Clock.of(ends).position, [0, 100, 160, 220, 220])
     on = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 110, 120])
     np.testing.assert_array_equal(Clock.of(on).position, [0, 100, 110, 120])
 

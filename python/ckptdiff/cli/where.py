@@ -10,7 +10,8 @@ import click
 from ckptdiff.cli import options
 from ckptdiff.cli.errors import TROUBLE, message_of, print_message
 from ckptdiff.cli.output import prepare, write, write_lines
-from ckptdiff.position import TrainingPosition, checkpoints_in, position_of
+from ckptdiff.dynamics.discover import Search, find
+from ckptdiff.position import TrainingPosition, in_order, position_of
 from ckptdiff.render import positions as render
 from ckptdiff.render.screen import Screen
 
@@ -36,15 +37,18 @@ def command(paths: tuple[str, ...], output_format: str, output: str | None) -> i
     """Tell where training stood at each checkpoint: stage, step, tokens, learning rate.
 
     They are read from the checkpoint's name (or its revision, in the Hub's cache), the trainer's
-    state and the config. A run's directory stands for the checkpoints in it. No tensor is read.
+    state and the config. A run's directory stands for the checkpoints in it, those that series
+    finds. No tensor is read.
     """
     prepare(output)
     positions: list[TrainingPosition] = []
     trouble = False
     for path in paths:
         try:
-            positions += map(position_of, checkpoints_in(path))
-        except OSError as error:
+            search = Search()
+            find([path], search)
+            positions += in_order(position_of(found.path) for found in search.found)
+        except (OSError, ValueError) as error:
             # the others are still of use
             print_message(f"error: {message_of(error)}")
             trouble = True
