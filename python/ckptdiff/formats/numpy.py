@@ -2,9 +2,9 @@
 
 An array is a header, a Python dictionary as text, and its elements. The header is parsed as a
 literal, of a bounded length, and nothing is ever unpickled: arrays of Python objects are listed as
-unsupported, and so are structured, text, date and big-endian ones. Arrays in Fortran order are
-gathered by the core. Records that ``numpy.savez_compressed`` deflated are inflated by the core, in
-bounded memory.
+unsupported beside others, and refused where there are no others. Structured, text, date and
+big-endian arrays are listed. Arrays in Fortran order are gathered by the core. Records that
+``numpy.savez_compressed`` deflated are inflated by the core, in bounded memory.
 
 NumPy has no bfloat16. ml_dtypes' is saved as raw data of two bytes (``V2``), and no other type of
 two bytes is; so ``V2`` is read as BF16. Raw data of one byte can be any of ml_dtypes' 8-bit floats
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import zlib
 from typing import BinaryIO, NamedTuple
 
@@ -39,6 +40,8 @@ _HEADER_AT_MOST = 10_000
 _FREE_HEADER_TEXT = 1 << 20
 _PRELUDE_BYTES = 12
 _FIRST_READ = 256
+_OBJECTS = "Python objects"
+_OBJECT_FIELD = re.compile(r"'[|<>=]?O\d*'")
 _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 
@@ -94,6 +97,11 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
             collected.add(_LONE_ARRAY, os.pread(file.fileno(), _FIRST_READ, 0), file, 0, size)
         else:
             raise InvalidCheckpointError(f"{file_path}: not a zip archive, as .npz files are")
+    if collected.objects is not None and not collected.supported:
+        raise collected.broken(
+            collected.objects,
+            "is of Python objects, which are a pickle: it is not read, and there is no other array",
+        )
     manifest = Manifest.from_spans(
         [file_path], collected.plain, None, collected.strided, collected.deflated
     )
@@ -154,6 +162,9 @@ class _Collected:
         self.plain: list[tuple[str, str, tuple[int, ...], tuple[tuple[int, int, int], ...]]] = []
         self.strided: list[tuple[str, str, tuple[int, ...], int, int, tuple[int, ...]]] = []
         self.deflated: list[tuple[int, int, int, int, int]] = []
+        #: the first array of Python objects, and how many arrays can be read
+        self.objects: str | None = None
+        self.supported = 0
         # A deflated header can be a hundred times as long as what it takes in the file.
         self._header_text = 2 * os.path.getsize(path) + _FREE_HEADER_TEXT
 
@@ -241,8 +252,11 @@ class _Collected:
         # no bytes, but a message can say in which file the tensor is
         nothing = ((source, 0, 0),)
         if dtype is None:
+            if unsupported == _OBJECTS and self.objects is None:
+                self.objects = name
             self.plain.append((name, unsupported, shape, nothing))
             return
+        self.supported += 1
         width = int(str(header.description)[2:])
         elements = 1
         for dimension in shape:
@@ -272,7 +286,8 @@ class _Collected:
 def _dtype(description: object) -> tuple[str | None, str]:
     """The safetensors name; or None, and what it is instead."""
     if not isinstance(description, str):
-        return None, "structured"
+        # with a field of objects the whole array is a pickle
+        return None, _OBJECTS if _OBJECT_FIELD.search(repr(description)) else "structured"
     order, kind = description[:1], description[1:]
     dtype = _DTYPES.get(kind)
     if order in ("|", "<", "=") and dtype is not None:
@@ -280,5 +295,5 @@ def _dtype(description: object) -> tuple[str | None, str]:
     if order == ">" and dtype is not None:
         return None, f"big-endian {dtype}"
     if kind[:1] == "O":
-        return None, "Python objects"
+        return None, _OBJECTS
     return None, "".join(filter(str.isprintable, description[:40])) or "no dtype"
