@@ -202,7 +202,9 @@ def write_first_generation(folder: Path) -> dict[str, torch.Tensor]:
     groups = [{"lr": 1e-3, "params": list(weights), "param_names": list(weights)}]
     torch.save({"state": state, "param_groups": groups}, folder / "optim.pt")
     torch.save({"global_step": 9, "global_train_tokens_seen": 72}, folder / "train.pt")
-    (folder / "config.yaml").write_text("model:\n  d_model: 4\n")
+    (folder / "config.yaml").write_text(
+        "run_name: peteish\nmodel:\n  d_model: 4\n  rope: true\nbetas: [0.9, 0.95]\n"
+    )
     return {
         **weights,
         **{f"optim.state.{n}.{k}": v for n, held in state.items() for k, v in held.items()},
@@ -220,7 +222,13 @@ def test_the_first_generation_of_olmo(tmp_path: Path) -> None:
     assert "optim.pt is left out; --optimizer includes it" in checkpoint.notes
     assert "written at step 9 after 72 tokens of training (train.pt)" in checkpoint.notes
     assert checkpoint.metadata["train.global_step"] == "9"
-    assert "written at step 9" in invoke("ls", tmp_path / "step9").stdout
+    assert checkpoint.metadata["config.model.d_model"] == "4"
+    listed = invoke("ls", tmp_path / "step9").stdout
+    assert "written at step 9" in listed
+    for text in ("config.run_name = peteish", "config.model.rope = true"):
+        assert text in listed.replace(": ", " = "), listed
+    (tmp_path / "step9" / "config.yaml").write_text("model: !!python/object:os.system {}\n")
+    assert any("config.yaml" in note for note in ckptdiff.open(tmp_path / "step9").notes)
 
 
 def test_a_data_set_beside_weights_is_no_state_of_training(tmp_path: Path) -> None:

@@ -40,8 +40,6 @@ _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 _PACKED = "F4"
 _FREE_GATHERED_BYTES = 16 << 20
-# Views of one storage among which twins are looked for: fused and flattened weights have some.
-_DIFFERENT_VIEWS_AT_MOST = 64
 
 Span: TypeAlias = tuple[int, int, int]
 # (name, dtype, shape, spans), as Manifest.from_spans takes it
@@ -227,7 +225,8 @@ class _Twins:
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Count the views of each storage, of which most have one and are not looked at again."""
-        self._views: dict[str, list[tuple[str, tuple[object, ...]]]] = {}
+        # By the hash of a text, as those of tuples can be chosen, and texts of many views are long.
+        self._views: dict[int, tuple[str, StoredTensor]] = {}
         for _, tensor in tensors:
             if isinstance(tensor, StoredTensor) and isinstance(tensor.storage, Storage):
                 tensor.storage.root.views += 1
@@ -239,20 +238,19 @@ class _Twins:
         if storage.root.views == 1:
             return None
         identity = _identity(tensor)
-        views = self._views.setdefault(storage.key, [])
-        for first_name, first_identity in views:
-            if first_identity == identity:
-                return first_name
-        if len(views) < _DIFFERENT_VIEWS_AT_MOST:
-            views.append((name, identity))
-        return None
+        name_of_first, first = self._views.setdefault(hash(identity), (name, tensor))
+        if first is tensor:
+            return name_of_first if name_of_first != name else None
+        return name_of_first if _identity(first) == identity else None
 
 
-def _identity(tensor: StoredTensor) -> tuple[object, ...]:
+def _identity(tensor: StoredTensor) -> str:
+    """A text that two tensors have in common if they are the same view of the same bytes."""
     storage = tensor.storage
     assert isinstance(storage, Storage)
-    dtype = tensor.dtype if tensor.dtype is not None else storage.kind.dtype
-    return (storage.first, tensor.offset, tensor.shape, tensor.stride, dtype)
+    dtype = tensor.dtype if isinstance(tensor.dtype, DType) else storage.kind.dtype
+    view = f"{storage.first} {tensor.offset} {tensor.shape} {tensor.stride}"
+    return f"{view} {dtype.name if dtype else None} {storage.key}"
 
 
 class View(NamedTuple):
