@@ -142,19 +142,28 @@ def _joined(checkpoint: Checkpoint, path: str, file: str, prefix: str) -> Checkp
     from ckptdiff.formats.optimizer import Parameters
 
     models: list[Parameters] = []
-    if checkpoint.format == "torch":
-        models = torch.models_of(path)
+    reason = "nothing tells for certain which number is which weight"
+    if checkpoint.format == "torch" and len(checkpoint.files) == 1:
+        models = torch.models_of(checkpoint.files[0])
     else:
-        names = parameters_in_order(checkpoint, model_type_of(os.path.dirname(file)))
+        # A shard does not keep the order: a tensor that is large has one of its own, out of turn.
+        model_type = model_type_of(os.path.dirname(file))
+        untied = (name for name in checkpoint if name not in checkpoint.tied)
+        names = parameters_in_order(untied, model_type)
         if names is not None:
             models = [[(name, checkpoint[name].shape) for name in names]]
+        else:
+            kept = "shards keep" if len(checkpoint.files) > 1 else f"{checkpoint.format} keeps"
+            known = (
+                "no config.json says the model_type"
+                if model_type is None
+                else f"that of model_type {model_type[:40]!r} in config.json is not known"
+            )
+            reason = f"{kept} no order of the parameters, and {known}"
     optimizer = torch.open_optimizer(file, models)
     notes = []
     if any(_NUMBERED.match(name) for name in optimizer):
-        notes.append(
-            f"{os.path.basename(file)}: parameters are numbers, as nothing tells for certain "
-            "which number is which weight"
-        )
+        notes.append(f"{os.path.basename(file)}: parameters are numbers, as {reason}")
     try:
         manifest = Manifest.joined([(checkpoint.manifest, ""), (optimizer.manifest, prefix)])
     except ValueError as error:

@@ -5,7 +5,8 @@ A training checkpoint is dictionaries, lists and objects around tensors. Flatten
 subtrees that hold the state of training are left out and counted. They are known by their keys
 (``optimizer``, ``optim``, ``optimizer_states``, ``lr_scheduler``, ``grad_scaler``, ``rng_state``,
 ``train_state``, ``dataloader`` …), or by their shape, a dictionary of ``state`` and
-``param_groups``, as every torch optimizer writes. What is opened itself, or selected by a key, is never left out.
+``param_groups``, as every torch optimizer writes. What is opened itself, or selected by a key, is
+never left out.
 
 A pickle of a megabyte can hold containers that contain each other, or that are used a thousand
 times over. Depth, the entries looked at, the tensors found, the text of all names and the steps it

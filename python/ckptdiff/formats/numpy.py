@@ -23,7 +23,7 @@ from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, some_of
+from ckptdiff.formats.recognise import first_bytes, is_something_else, some_of
 from ckptdiff.formats.zip import DEFLATED, STORED, Archive, Record, begins_as_zip
 
 __all__ = ["can_open", "open_checkpoint"]
@@ -63,9 +63,10 @@ def can_open(path: str) -> bool:
     if not os.path.isfile(path):
         return False
     start = first_bytes(path, len(_MAGIC))
-    if start == _MAGIC or path.endswith((_ARRAY_SUFFIX, _ARCHIVE_SUFFIX)):
+    if start == _MAGIC or (begins_as_zip(start) and _has_arrays(path)):
         return True
-    return begins_as_zip(start) and _has_arrays(path)
+    suffix = os.path.splitext(path)[1]
+    return suffix in (_ARRAY_SUFFIX, _ARCHIVE_SUFFIX) and not is_something_else(path, suffix)
 
 
 def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
@@ -109,7 +110,26 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
 
 
 def _archives(directory: str) -> list[str]:
-    return sorted(name for name in os.listdir(directory) if name.endswith(_ARCHIVE_SUFFIX))
+    return sorted(
+        name
+        for name in os.listdir(directory)
+        if name.endswith(_ARCHIVE_SUFFIX)
+        and not is_something_else(os.path.join(directory, name), _ARCHIVE_SUFFIX)
+        and not _is_another_archive(os.path.join(directory, name))
+    )
+
+
+def _is_another_archive(path: str) -> bool:
+    """Whether this is a zip archive of whatever, but not of arrays."""
+    if not os.path.isfile(path) or not begins_as_zip(first_bytes(path, 4)):
+        return False
+    with open(path, "rb") as file:
+        try:
+            names = list(Archive(file, path))
+        except InvalidCheckpointError:
+            # an archive that is broken is what its suffix says
+            return False
+    return bool(names) and not any(name.endswith(_ARRAY_SUFFIX) for name in names)
 
 
 def _has_arrays(path: str) -> bool:
