@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from ckptdiff.formats.definition_order import MODEL_TYPES, parameters_in_order
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers.trainer import Trainer
 
@@ -113,6 +114,38 @@ def test_several_shards_of_safetensors(tmp_path: Path) -> None:
     model.save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
     assert_holds(folder, state_by_name(model, optimizer))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_several_shards_of_torch_files(tied: bool, tmp_path: Path) -> None:
+    """As transformers wrote them: what is larger than a shard has one of its own, out of turn."""
+    model = model_of("qwen3", tie_word_embeddings=tied)
+    optimizer = optimizer_of(model)
+    folder = write_checkpoint(tmp_path / "checkpoint-1", model, optimizer)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    state = model.state_dict()
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="pytorch_model{suffix}.bin", max_shard_size=1800
+    )
+    weight_map = {}
+    for name, held in split.filename_to_tensors.items():
+        torch.save({key: state[key] for key in held}, folder / name)
+        weight_map |= dict.fromkeys(held, name)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert len(split.filename_to_tensors) > 5
+    assert_holds(folder, state_by_name(model, optimizer))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
+    checkpoint = ckptdiff.open(folder, optimizer=True)
+    assert "optimizer.state.0.exp_avg" in checkpoint
+    assert any(
+        "numbers, as shards keep no order" in note and "model_type 'unheard-of'" in note
+        for note in checkpoint.notes
+    )
+    (folder / "config.json").unlink()
+    notes = ckptdiff.open(folder, optimizer=True).notes
+    assert any("no config.json says the model_type" in note for note in notes)
 
 
 def test_numbers_stay_where_the_order_is_not_known(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.index import Shard, is_index, shards_of
 from ckptdiff.formats.inert import DType, Storage, StoredTensor, UnsupportedTensor
-from ckptdiff.formats.nested import Tensor, flatten, models_in
+from ckptdiff.formats.nested import Flattened, Tensor, flatten, models_in
 from ckptdiff.formats.optimizer import Parameters
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 from ckptdiff.formats.recognise import (
@@ -30,7 +30,7 @@ from ckptdiff.formats.recognise import (
     hub_snapshot,
     some_of,
 )
-from ckptdiff.formats.torch_file import is_torch_file, read_torch_file
+from ckptdiff.formats.torch_file import is_torch_file, read_constants, read_torch_file
 
 __all__ = [
     "View",
@@ -150,7 +150,7 @@ def _opened(
         collected.metadata,
         collected.strided,
     )
-    notes = []
+    notes = collected.notes
     if collected.left_out:
         notes.append(
             f"{collected.left_out:,} tensors are the state of training (optimizer …) and left "
@@ -172,6 +172,7 @@ class _Collected:
         self.metadata: dict[str, str] = {}
         self.tied: dict[str, str] = {}
         self.left_out = 0
+        self.notes: list[str] = []
 
     def tensors_of(self, source: int, shard: Shard, index: str) -> Iterator[Plain]:
         """The tensors of a shard that are spans; the others go to ``strided``."""
@@ -190,7 +191,10 @@ class _Collected:
             shape_of=_shape_or_none,
             models=self.models,
         )
+        is_script = file.is_script
         del file
+        if is_script and shard.names is None and self.options.key is None:
+            self._add_constants(path, flattened)
         self.metadata |= flattened.metadata
         self.left_out += flattened.left_out
         tensors = flattened.tensors
@@ -222,6 +226,27 @@ class _Collected:
                     path, name, f"repeats what the file has, in {view.length} bytes in all"
                 )
             self.strided.append((name, view.dtype, view.shape, source, view.offset, view.strides))
+
+    def _add_constants(self, path: str, flattened: Flattened) -> None:
+        """The constants of a TorchScript module that has no other tensors, or a note of them."""
+        file = read_constants(path)
+        constants = flatten(
+            {"constants": file.value},
+            source=path,
+            options=WEIGHTS,
+            pickle_bytes=file.pickle_bytes,
+            shape_of=_shape_or_none,
+        ).tensors
+        if not constants:
+            return
+        what = "1 tensor" if len(constants) == 1 else f"{len(constants):,} tensors"
+        if flattened.tensors:
+            self.notes.append(f"left out: {what} in the code of this TorchScript archive")
+        else:
+            flattened.tensors.extend(constants)
+            self.notes.append(
+                f"a frozen TorchScript module: {what} are constants of its code, known by number"
+            )
 
 
 def _named(
