@@ -2,7 +2,9 @@
 
 Since 1.6 that is a zip archive of ``NAME/data.pkl``, whose tensors refer to storages by key, and of
 ``NAME/data/KEY``, their bytes, not compressed. A TorchScript archive is the same with code beside
-it, which is not looked at; its ``data.pkl`` is the module as an object of a class ``__torch__.…``.
+it, which is not looked at; its ``data.pkl`` is the module as an object of a class ``__torch__.…``,
+and ``constants.pkl`` has the tensors that its code refers to, whose bytes are
+``NAME/constants/KEY``. Freezing a module makes all its parameters such constants.
 
 Before 1.6, and with ``_use_new_zipfile_serialization=False`` since, it is a row of pickles: a magic
 number, a protocol version, facts about the machine, the value, the keys of its storages; then, in
@@ -31,13 +33,15 @@ from ckptdiff.formats.inert import (
 )
 from ckptdiff.formats.zip import Archive, Record, begins_as_zip
 
-__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_torch_file"]
+__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_constants", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 # The magic number as a pickle has it, behind the opcodes for protocol and frame.
 _MAGIC_PICKLED = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 _MAGIC_WITHIN = 32
+
+_CONSTANTS = "constants"
 
 # A pickle of two million tensors.
 _PICKLE_BYTES_AT_MOST = 1 << 29
@@ -53,6 +57,8 @@ class TorchFile(NamedTuple):
 
     value: object
     pickle_bytes: int
+    #: whether it is a TorchScript archive, which may have constants
+    is_script: bool = False
 
 
 def is_torch_file(path: str) -> bool:
@@ -77,6 +83,23 @@ def read_torch_file(path: str) -> TorchFile:
         if begins_as_zip(file.read(4)):
             return _read_zip(file, path)
         return _read_legacy(file, path)
+
+
+def read_constants(path: str) -> TorchFile:
+    """The tensors that the code of a TorchScript archive refers to.
+
+    Raises what :func:`read_torch_file` does.
+    """
+    with open(path, "rb") as file:
+        archive = Archive(file, path)
+        folder = _folder(archive)
+        data = archive.read(f"{folder}/{_CONSTANTS}.pkl", at_most=_PICKLE_BYTES_AT_MOST)
+        storages: dict[str, Storage] = {}
+        unpickled = unpickle(
+            data, source=path, known=TORCHSCRIPT, persistent_load=_storage_loader(storages)
+        )
+        _place_all(archive, f"{folder}/{_CONSTANTS}", storages)
+        return TorchFile(unpickled.value, unpickled.end)
 
 
 class TorchItems:
@@ -112,7 +135,7 @@ class TorchItems:
                 data, source=path, known=_KNOWN, persistent_load=_storage_loader(storages)
             ).value
             self._keep(data, value, len(storages))
-        _place_all(archive, layout.folder, storages)
+        _place_all(archive, f"{layout.folder}/data", storages)
         return value
 
     def _keep(self, data: bytes, value: object, storages: int) -> None:
@@ -157,7 +180,7 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
     if layout.pickle.size >= _LARGE_PICKLE:
         give_back_freed_memory()
     _find_and_place(file, path, layout.folder, storages)
-    return TorchFile(unpickled.value, unpickled.end)
+    return TorchFile(unpickled.value, unpickled.end, layout.known is TORCHSCRIPT)
 
 
 def _find_and_place(
@@ -187,7 +210,7 @@ def _find_and_place(
 def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -> None:
     path = archive.path
     for key, storage in storages.items():
-        name = f"{folder}/data/{key}"
+        name = f"{folder}/{key}"
         if name not in archive:
             raise _without_record(path, key)
         record = archive.stored(name)
@@ -204,19 +227,24 @@ class _Layout(NamedTuple):
     pickle: Record
 
 
-def _layout(archive: Archive) -> _Layout:
-    path = archive.path
+def _folder(archive: Archive) -> str:
     folders = _folders(archive)
     if len(folders) != 1:
         found = f"{len(folders)} of them" if folders else "none"
         raise InvalidCheckpointError(
-            f"{path}: expected a data.pkl, as torch writes it, in this zip archive; found {found}"
+            f"{archive.path}: expected a data.pkl, as torch writes it, in this zip archive; found "
+            f"{found}"
         )
-    folder = folders[0]
+    return folders[0]
+
+
+def _layout(archive: Archive) -> _Layout:
+    path = archive.path
+    folder = _folder(archive)
     byte_order = f"{folder}/byteorder"
     if byte_order in archive and archive.read(byte_order, at_most=64) != b"little":
         raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
-    known = TORCHSCRIPT if f"{folder}/constants.pkl" in archive else _KNOWN
+    known = TORCHSCRIPT if f"{folder}/{_CONSTANTS}.pkl" in archive else _KNOWN
     pickle = archive.stored(f"{folder}/data.pkl")
     if pickle.size > _PICKLE_BYTES_AT_MOST:
         raise InvalidCheckpointError(
