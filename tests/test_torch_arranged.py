@@ -33,6 +33,10 @@ def laid(kind: str, seed: int, dtype: torch.dtype) -> torch.Tensor:
         return values.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     if kind == "turned rows":
         return values.transpose(1, 2).contiguous().transpose(1, 2)
+    if kind == "lazy":  # torch has yet to turn the sign, of all or of the imaginary part
+        if dtype.is_complex:
+            return values.conj()
+        return values if dtype != torch.float32 else torch.complex(values, values).conj().imag
     if kind == "every other":
         return torch.stack([values, values + 1], dim=2).reshape(24, 20, 4)[:, ::2]
     return values
@@ -41,7 +45,7 @@ def laid(kind: str, seed: int, dtype: torch.dtype) -> torch.Tensor:
 @st.composite
 def pieces(draw: st.DrawFn) -> tuple[tuple[str, ...], tuple[int, ...], Parts]:
     """How three tensors lie, the shape of one made of pieces of them, and those."""
-    kinds = st.sampled_from(["plain", "transposed", "turned rows", "every other"])
+    kinds = st.sampled_from(["plain", "transposed", "turned rows", "every other", "lazy"])
     parts: Parts = []
     for _ in range(draw(st.integers(1, 5))):
         size = draw(st.sampled_from([(4, 10), (40,), (10, 4), (2, 5, 4), (8, 5), (1, 40)]))
