@@ -138,7 +138,9 @@ class Watcher:
         if not self._watched:
             raise ValueError("there is no trainable parameter to watch that the globs leave in")
         if baseline is None:
-            self._take_snapshot()
+            # a tensor made in that mode could not be written to outside of it
+            with torch.inference_mode(False), torch.no_grad():
+                self._take_snapshot()
         else:
             self._open_baseline(baseline)
 

@@ -234,8 +234,13 @@ def _torch_device(device: str | None) -> Any:
 @cache
 def has_float64(device: Any) -> bool:
     """Whether a device has float64: MPS has not, nor have some XPUs."""
+    if device.type in ("cpu", "cuda"):
+        # not to be asked of one whose memory is full
+        return True
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError):
         return False
     return True
@@ -568,7 +573,7 @@ def _reduced_on_cpu(item: _Waiting, kernel: _Kernel[Partial]) -> ReducedChunk:
         encoding = ENCODINGS[dtype]
         if isinstance(holder, _Stored):
             request = holder.request(item.part.box, item.start, item.stop)
-            buffer = torch.empty(request.bytes, dtype=torch.uint8)
+            buffer = torch.empty(request.bytes, dtype=torch.uint8, device="cpu")
             request.fill(memoryview(buffer.numpy()))
             codes.append(buffer.view(encoding.code_dtype))
         else:
