@@ -647,8 +647,9 @@ def test_one_that_diverged_leaves_the_others_as_they_are_without_it(
     assert ("first_nonfinite", labels[at]) in events
     assert {one.index for one in report.pick(100)} == set(rest)
     document = json.loads(report.to_json(by="layer", pick=3))
-    coordinates = document["principal_components"]["coordinates"]
-    assert all(isinstance(value, float) for index in rest for value in coordinates[index])
+    coordinates = np.array(document["levels"][0]["principal_components"]["coordinates"], float)
+    assert np.isfinite(coordinates[:, rest]).all()
+    assert np.isnan(coordinates[:, at]).all()
     assert document["picked"][0]["checkpoint"] == labels[rest[-1]]
     report.save(tmp_path / "saved")
     assert SeriesReport.load(tmp_path / "saved").to_json() == report.to_json()
