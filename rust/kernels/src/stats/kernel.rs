@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::codes::CodeCounter;
 use super::passes::{
     ClassifyCodes, NarrowPass, Pivot, PowerSums, PowersPass, ShortPowersPass, Survey, SurveyCodes,
     SurveyPass, WidePass, WidePivot,
@@ -29,6 +30,7 @@ struct Scratch {
     narrow: Aligned<f32>,
     wide: Aligned<f64>,
     unpacked: [u8; BLOCK],
+    codes: CodeCounter,
 }
 
 /// Between these magnitudes fourth powers are safe in `f64`.
@@ -44,6 +46,7 @@ impl StatsKernel {
                 narrow: Aligned([0.0; BLOCK]),
                 wide: Aligned([0.0; BLOCK]),
                 unpacked: [0; BLOCK],
+                codes: CodeCounter::new(level),
             }),
         }
     }
@@ -68,6 +71,10 @@ impl StatsKernel {
         let step = BLOCK / components;
         if self.options.histogram {
             partial.histogram.get_or_insert_default();
+        }
+        if dtype.has_few_codes() && !dtype.is_packed() {
+            let counter = &mut self.scratch.codes;
+            return counter.accumulate(dtype, &bytes[..elements], first, partial);
         }
         let mut start = 0;
         while start < elements {
@@ -97,17 +104,17 @@ impl StatsKernel {
             narrow,
             wide,
             unpacked,
+            codes,
         } = &mut *self.scratch;
-        let codes = if dtype.is_packed() {
-            unpack(dtype, raw, &mut unpacked[..elements]);
-            &unpacked[..elements]
-        } else {
-            raw
-        };
+        if dtype.is_packed() {
+            let unpacked = &mut unpacked[..elements];
+            unpack(dtype, raw, unpacked);
+            return codes.accumulate(dtype, unpacked, first, partial);
+        }
         let mut block = Block {
             level: self.level,
             dtype,
-            codes,
+            codes: raw,
             narrow: &mut narrow.0[..floats],
             values: &mut wide.0[..floats],
             first,
@@ -177,12 +184,10 @@ impl Block<'_> {
         };
         let bytes = (self.dtype.bits() / 8) as usize;
         let extremes = match self.dtype {
-            DType::F32 | DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
-                self.level.run(SurveyCodes {
-                    bytes,
-                    codes: self.codes,
-                })
-            }
+            DType::F32 | DType::BF16 | DType::F16 => self.level.run(SurveyCodes {
+                bytes,
+                codes: self.codes,
+            }),
             _ => return false,
         };
         let constant = extremes.lowest == extremes.highest;
@@ -219,7 +224,7 @@ impl Block<'_> {
             self.decode();
             self.record(largest, None);
         }
-        self.extend_range(
+        self.partial.extend_range(
             Number::float(value(extremes.lowest)),
             Number::float(value(extremes.highest)),
         );
@@ -310,7 +315,7 @@ impl Block<'_> {
             return;
         }
         // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
-        self.extend_range(
+        self.partial.extend_range(
             Number::float(survey.min + 0.0),
             Number::float(survey.max + 0.0),
         );
@@ -330,16 +335,6 @@ impl Block<'_> {
         self.partial.negatives += survey.negatives;
         self.partial.subnormals += survey.subnormals;
         self.partial.saturated += survey.saturated;
-    }
-
-    fn extend_range(&mut self, min: Number, max: Number) {
-        let partial = &mut *self.partial;
-        if partial.min.is_nan() || partial.min.exceeds(min) {
-            partial.min = min;
-        }
-        if max.exceeds(partial.max) {
-            partial.max = max;
-        }
     }
 
     /// Fold the moments and the sum of magnitudes. Leaves the values scaled.
@@ -423,7 +418,7 @@ impl Block<'_> {
             let value = integer_at(self.dtype, self.codes, index);
             self.partial.saturated += u64::from(value == lowest || value == highest);
             let number = Number::integer(value);
-            self.extend_range(number, number);
+            self.partial.extend_range(number, number);
             let magnitude = Number::integer(value.abs());
             if magnitude.exceeds(self.partial.abs_max.magnitude) {
                 self.partial.abs_max = Extreme {
