@@ -1022,3 +1022,18 @@ fn codes_of_another_dtype_do_not_mix_with_counts() {
     both.settle();
     assert_eq!(format!("{both:?}"), format!("{merged:?}"));
 }
+
+#[test]
+fn extremes_of_integers_count_as_saturated() {
+    for (dtype, saturated) in [(DType::I32, 3), (DType::U32, 2)] {
+        let values = [i32::MIN, i32::MAX, 0, -1, i32::MAX, 7, -1];
+        let mut bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        bytes.extend(noise(3, 4 * BLOCK).iter().map(|byte| byte & 0x3f));
+        check_stats(dtype, &bytes, BLOCK);
+        check_stats(dtype, &vec![0xff; 4 * BLOCK], BLOCK);
+        let mut partial = StatsPartial::default();
+        let mut kernel = StatsKernel::new(Level::best(), Arc::default());
+        kernel.accumulate(dtype, &bytes, BLOCK, 0, &mut partial);
+        assert_eq!(partial.finish().saturated, saturated, "{dtype}");
+    }
+}

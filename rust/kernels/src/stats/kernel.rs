@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::codes::CodeCounter;
 use super::passes::{
     ClassifyCodes, NarrowPass, Pivot, PowerSums, PowersPass, ShortPowersPass, Survey, SurveyCodes,
-    SurveyPass, WidePass, WidePivot,
+    SurveyIntegers, SurveyPass, WidePass, WidePivot,
 };
 use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
@@ -15,7 +15,7 @@ use crate::dtype::{DType, Domain};
 use crate::exponents::{add_narrow, add_wide};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
-use crate::runs::{F32Codes, with_codes};
+use crate::runs::{F32Codes, I32Codes, U32Codes, WideRun, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 use crate::simd::Classes;
 
@@ -120,7 +120,7 @@ impl StatsKernel {
             first,
             partial,
         };
-        if block.reduce_codes() {
+        if block.reduce_codes() || block.reduce_integer_codes() {
             return;
         }
         block.decode();
@@ -234,6 +234,60 @@ impl Block<'_> {
         true
     }
 
+    /// Reduce a whole block of integers of 32 bits from their codes, if it is harmless.
+    fn reduce_integer_codes(&mut self) -> bool {
+        let signed = match self.dtype {
+            DType::I32 => true,
+            DType::U32 => false,
+            _ => return false,
+        };
+        if self.values.len() != BLOCK {
+            return false;
+        }
+        let found = self.level.run(SurveyIntegers {
+            codes: self.codes,
+            signed,
+        });
+        let constant = found.min == found.max;
+        let sums = if signed {
+            self.wide_sums(I32Codes::new(self.codes), constant)
+        } else {
+            self.wide_sums(U32Codes::new(self.codes), constant)
+        };
+        let Some((pivot, sums)) = sums else {
+            return false;
+        };
+        self.partial.zeros += found.zeros;
+        self.partial.negatives += found.negatives;
+        self.partial.saturated += found.saturated;
+        let largest = found.max.max(-found.min);
+        let exceeds = Number::float(largest).exceeds(self.partial.abs_max.magnitude);
+        if exceeds || self.partial.histogram.is_some() {
+            self.decode();
+        }
+        if exceeds {
+            self.record(largest, None);
+        }
+        if let Some(histogram) = &mut self.partial.histogram {
+            histogram.add_zeros(found.zeros);
+            let nonzero = BLOCK as u64 - found.zeros;
+            add_wide(self.level, self.values, largest, nonzero, histogram);
+        }
+        self.partial
+            .extend_range(Number::float(found.min), Number::float(found.max));
+        let moments = Moments::from_powers(BLOCK as u64, 0, pivot, sums.powers);
+        self.partial.moments.merge(&moments);
+        self.partial.absolute.merge(sums.absolute.into());
+        true
+    }
+
+    /// The pivot and the sums of powers around it, where those of a whole block are good.
+    fn wide_sums<R: WideRun>(&self, run: R, constant: bool) -> Option<(f64, PowerSums)> {
+        let pivot = self.level.run(WidePivot(run));
+        let sums = self.level.run(WidePass { run, pivot });
+        sums.harmless(BLOCK, constant).then_some((pivot, sums))
+    }
+
     /// Add the magnitudes of a block to the histogram, if there is one.
     fn add_exponents_of_codes(&mut self, largest: f64, zeros: u64) {
         let nonzero = self.values.len() as u64 - zeros;
@@ -267,10 +321,7 @@ impl Block<'_> {
     fn sums_of_codes(&self, constant: bool) -> Option<(f64, PowerSums)> {
         let count = self.values.len();
         if self.dtype == DType::F32 {
-            let run = F32Codes::new(self.codes);
-            let pivot = self.level.run(WidePivot(run));
-            let sums = self.level.run(WidePass { run, pivot });
-            return sums.harmless(count, constant).then_some((pivot, sums));
+            return self.wide_sums(F32Codes::new(self.codes), constant);
         }
         with_codes!(self.dtype, run => {
             let run = run(self.codes);
