@@ -582,3 +582,14 @@ def test_many_tensors_whose_names_agree_cost_nothing_and_others_little(tmp_path:
     assert sides.map == "wrappers"
     # 2 s on an idle machine
     assert mapped < 20
+
+
+def test_two_tensors_of_one_name_but_for_wrappers_are_no_partner() -> None:
+    a = {"module.x.weight": random(3), "module.model.x.weight": random(3), "module.y": random(2)}
+    b = {"x.weight": a["module.x.weight"], "y": a["module.y"]}
+    report = ckptdiff.diff(a, b)
+    assert [row.name for row in report.rows] == ["y"]
+    assert [tensor.name for tensor in report.only_in_b] == ["x.weight"]
+    back = ckptdiff.diff(b, a)
+    assert [row.name for row in back.rows] == ["module.y"]
+    assert len(back.only_in_b) == 2

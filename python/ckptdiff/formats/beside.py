@@ -29,7 +29,7 @@ from ckptdiff.formats.olmo_core import (
 from ckptdiff.formats.options import OpenOptions
 from ckptdiff.formats.recognise import hub_snapshot
 
-__all__ = ["config_path", "with_companions"]
+__all__ = ["config_path", "has_config", "with_companions"]
 
 _FIRST_GENERATION = "config.yaml"
 _CONFIGS = ("config.json", _FIRST_GENERATION)
@@ -54,6 +54,17 @@ def config_path(path: str) -> str | None:
         if os.path.isfile(candidate):
             return candidate
     return None
+
+
+def has_config(path: str) -> bool:
+    """Whether there is a file that :func:`ckptdiff.config.read_config` would read."""
+    held_in = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    directory = hub_snapshot(held_in) or held_in
+    return any(
+        os.path.isfile(os.path.join(place, name))
+        for place in (directory, step_directory(directory))
+        for name in _CONFIGS
+    )
 
 
 def with_companions(checkpoint: Checkpoint, path: str, options: OpenOptions) -> Checkpoint:
