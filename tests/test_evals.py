@@ -151,6 +151,15 @@ def test_the_ingredients_of_a_soup_are_its_line(tmp_path: Path) -> None:
     assert [row.describe() for row in left] == ["stage 2, ingredient 1+2, step 100"]
 
 
+def test_too_few_lines_are_no_correlation(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    put_chain(run, ["step100", "step200", "step300"])
+    path = written(tmp_path, "step,acc\n100,1\n300,2\n")
+    text = invoke("series", run, "--evals", path).stdout
+    assert "no correlations: 2 checkpoints at most with a metric that varies" in text
+    assert "Spearman" not in text
+
+
 def test_text_is_left_out_and_told(tmp_path: Path) -> None:
     """And a share in percent is a share, and what a spreadsheet leaves at an end is nothing."""
     text = (

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from tests.cli import assert_one_line_of_trouble, invoke
 from tests.configs import OLMO_STAGE_2_YAML, OLMO_YAML, olmo_core
 from tests.test_config import written
+from tests.writers import tensor, write_file
 
 BATCH = 1024 * 4096
 COMMIT = "7df9a82518afdecae4e8c026b27adccc8c1f0032"
@@ -501,3 +502,18 @@ def test_a_position_is_a_value(tmp_path: Path) -> None:
     position = position_of(str(tmp_path))
     assert replace(position, step=1) != position
     assert position_of(str(tmp_path)) == position
+
+
+def test_the_directory_that_all_are_in_is_said_once(tmp_path: Path) -> None:
+    """So that a narrow screen has room for what tells them apart."""
+    for step in (1000, 2000):
+        folder = tmp_path / "run" / f"stage2-ingredient1-step{step}-tokens4B"
+        write_file(folder / "model.safetensors", {"w": tensor([1.0])})
+    text = invoke("where", tmp_path / "run", env={"COLUMNS": "90"}).stdout
+    first, empty, header, *rows = text.splitlines()
+    assert (first, empty) == (f"in {tmp_path / 'run'}", "")
+    assert header.startswith("checkpoint")
+    assert [row.split()[0] for row in rows] == [
+        f"stage2-ingredient1-step{step}-tokens4B" for step in (1000, 2000)
+    ]
+    assert "4.00 B" in rows[0]

@@ -8,7 +8,7 @@ checkpoints, and correlations with evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -315,16 +315,21 @@ def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
     yield ""
     yield f"{screen.style('events', 'bold yellow')} ({len(events):,})"
     labels = _labels(report.checkpoints)
+    printed = dict(zip((one.label for one in report.checkpoints), labels, strict=True))
     width = max(display_width(labels[event.checkpoint]) for event in shown)
     for event in shown:
         label = labels[event.checkpoint]
         padding = " " * (width - display_width(label))
-        yield from _wrapped(f"  {label}{padding}  {_event_text(event)}", width + 6, screen)
+        text = _event_text(event, printed)
+        yield from _wrapped(f"  {label}{padding}  {text}", width + 6, screen)
     yield from _rest(len(events), _EVENTS_AT_MOST, screen)
 
 
-def _event_text(event: Event) -> str:
-    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``."""
+def _event_text(event: Event, printed: Mapping[str, str]) -> str:
+    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``.
+
+    ``printed`` is how checkpoints are called in the table.
+    """
     evidence = dict(event.evidence)
     text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
     if event.kind == "stage_boundary":
@@ -332,7 +337,8 @@ def _event_text(event: Event) -> str:
         # the label says which
         evidence.pop("ingredient", None)
     if "last_before" in evidence:
-        text += f", after {_evidence_text(evidence.pop('last_before'))}"
+        before = str(evidence.pop("last_before"))
+        text += f", after {printed.get(before, escape(before))}"
     ratio = evidence.pop("ratio", None)
     if isinstance(ratio, (int, float)):
         text += f" ×{ratio:.3g}"
@@ -376,8 +382,14 @@ def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
     if not correlations:
         return
     correlations.sort(key=_strength)
-    shown = correlations[:_CORRELATIONS_AT_MOST]
+    known = [one for one in correlations if not math.isnan(one.spearman)]
+    shown = known[:_CORRELATIONS_AT_MOST]
     yield ""
+    if not shown:
+        most = max(one.n for one in correlations)
+        text = f"no correlations: {plural(most, 'checkpoint')} at most with a metric that varies"
+        yield from _wrapped(text, 2, screen)
+        return
     yield f"{screen.style('correlations', 'bold')} of the whole model, the strongest first"
     columns = [
         Column("quantity", flexible=True),
