@@ -121,11 +121,12 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
     except FileNotFoundError as error:
         if isinstance(error, CheckpointNotFoundError):
             raise
-        raise CheckpointNotFoundError(_not_found(path)) from error
+        raise CheckpointNotFoundError(_not_found(_file_of(error, path))) from error
     except OSError as error:
         if isinstance(error, CheckpointReadError):
             raise
-        raise CheckpointReadError(f"{path}: {error.strerror or error}") from error
+        file = _file_of(error, path)
+        raise CheckpointReadError(f"{file}: {error.strerror or error}") from error
     if os.path.isdir(path):
         raise CheckpointNotFoundError(reason)
     raise InvalidCheckpointError(reason)
@@ -155,6 +156,11 @@ def _lone_checkpoint(path: str) -> tuple[str, Reader] | None:
             f"({recognise.some_of(names)}); name the file to read"
         )
     return found[0] if found else None
+
+
+def _file_of(error: OSError, path: str) -> str:
+    """Which file the system refused: that of a path, or one in its directory."""
+    return error.filename if isinstance(error.filename, str) else path
 
 
 def _not_found(path: str) -> str:

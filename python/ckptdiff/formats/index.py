@@ -68,6 +68,8 @@ def _is_inside(shard: str) -> bool:
 
 def _weight_map(index: str) -> Iterator[tuple[str, str]]:
     """Tensor names and shards of an index, checked."""
+    if not os.path.isfile(index):
+        raise InvalidCheckpointError(f"{index}: expected a regular file")
     if os.path.getsize(index) > _INDEX_BYTES_AT_MOST:
         raise InvalidCheckpointError(f"{index}: an index of more than 100 MB")
     with open(index, "rb") as file:

@@ -8,6 +8,7 @@ not supported".
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,7 +94,10 @@ def look_at(path: str) -> Look:
 
 
 def first_bytes(path: str, count: int) -> bytes:
-    """The first ``count`` bytes of a file, or as many as there are."""
+    """The first ``count`` bytes of a file, or as many as there are; none of what is no file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # the first byte of a pipe may never come
+        return b""
     with open(path, "rb") as file:
         return file.read(count)
 

@@ -31,7 +31,7 @@ from ckptdiff.formats.inert import (
     sharing_shapes,
     unpickle,
 )
-from ckptdiff.formats.zip import Archive, Record, begins_as_zip
+from ckptdiff.formats.zip import DESCRIPTOR_SIGNATURE, Archive, Record, begins_as_zip
 
 __all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_constants", "read_torch_file"]
 
@@ -42,6 +42,8 @@ _MAGIC_PICKLED = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 _MAGIC_WITHIN = 32
 
 _CONSTANTS = "constants"
+_SERIALIZATION_ID = ".data/serialization_id"
+_FORM_BYTES_AT_MOST = 1 << 13
 
 # A pickle of two million tensors.
 _PICKLE_BYTES_AT_MOST = 1 << 29
@@ -106,7 +108,8 @@ class TorchItems:
     """Reads torch zip files that are parts of files, as distributed checkpoints have them.
 
     There can be a million, of one tensor each, and a model has few different shapes: an item whose
-    pickle is, byte for byte, that of an earlier one is not unpickled again.
+    pickle is, byte for byte, that of an earlier one is not unpickled again. And one that has, apart
+    from the elements, the bytes of an earlier one has the same archive, which is not read again.
     """
 
     _KEPT_AT_MOST = 256
@@ -114,6 +117,8 @@ class TorchItems:
 
     def __init__(self) -> None:
         self._kept: dict[bytes, StoredTensor] = {}
+        # by size, since most that are as large have one shape
+        self._forms: dict[int, _Form] = {}
 
     def read(self, file: BinaryIO, path: str, offset: int, size: int) -> object:
         """Read the value of the item of ``size`` bytes at ``offset``.
@@ -121,6 +126,9 @@ class TorchItems:
         Its storages know where they lie in the whole file. Raises what :func:`read_torch_file`
         does.
         """
+        form = self._forms.get(size)
+        if form is not None and form.fits(file, offset):
+            return form.at(offset)
         archive = Archive(file, path, start=offset, size=size)
         layout = _layout(archive)
         if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
@@ -134,20 +142,109 @@ class TorchItems:
             value = unpickle(
                 data, source=path, known=_KNOWN, persistent_load=_storage_loader(storages)
             ).value
-            self._keep(data, value, len(storages))
+            self._keep(data, value, storages)
         _place_all(archive, f"{layout.folder}/data", storages)
+        if form is None and len(self._forms) < self._KEPT_AT_MOST and _is_alone(value, storages):
+            assert isinstance(value, StoredTensor)
+            made = _Form.of(value, archive, file, offset)
+            if made is not None:
+                self._forms[size] = made
         return value
 
-    def _keep(self, data: bytes, value: object, storages: int) -> None:
+    def _keep(self, data: bytes, value: object, storages: Mapping[str, Storage]) -> None:
         if (
-            isinstance(value, StoredTensor)
-            and isinstance(value.storage, Storage)
-            and value.storage.base is None
-            and storages == 1
+            _is_alone(value, storages)
             and len(data) <= self._KEPT_BYTES_AT_MOST
             and len(self._kept) < self._KEPT_AT_MOST
         ):
+            assert isinstance(value, StoredTensor)
             self._kept[data] = _copied(value, {})
+
+
+def _is_alone(value: object, storages: Mapping[str, Storage]) -> bool:
+    """Whether this is one tensor, of the only storage that there is."""
+    return (
+        isinstance(value, StoredTensor)
+        and isinstance(value.storage, Storage)
+        and value.storage.base is None
+        and len(storages) == 1
+    )
+
+
+class _Form(NamedTuple):
+    """The bytes of an item around its elements, apart from those that say nothing of its place.
+
+    These are checksums, which nobody reads of what is stored, and the id that torch gives a file.
+    An item of which all others are the same is the same archive with other elements.
+    """
+
+    tensor: StoredTensor
+    #: (offset in the item, bytes) of what must be the same
+    pieces: tuple[tuple[int, bytes], ...]
+    before: int
+    elements: int
+    after: int
+
+    @classmethod
+    def of(
+        cls, tensor: StoredTensor, archive: Archive, file: BinaryIO, offset: int
+    ) -> _Form | None:
+        """That of an item at ``offset`` which has been read; None where it is not worth keeping."""
+        storage = tensor.storage
+        assert isinstance(storage, Storage)
+        before, end = storage.offset - offset, storage.offset - offset + storage.size
+        after = archive.size - end
+        if before + after > _FORM_BYTES_AT_MOST:
+            return None
+        ignored = [*archive.checksums(), (before, storage.size)]
+        for name in archive:
+            try:
+                record = archive.stored(name)
+            except InvalidCheckpointError:
+                return None
+            record_at = record.offset - offset
+            if name.endswith(_SERIALIZATION_ID):
+                ignored.append((record_at, record.size))
+            behind = record_at + record.size
+            if os.pread(file.fileno(), 4, offset + behind) == DESCRIPTOR_SIGNATURE:
+                # which has the checksum once more
+                ignored.append((behind + 4, 4))
+        pieces = []
+        at = 0
+        for start, length in sorted(ignored):
+            pieces.append((at, start - at))
+            at = max(at, start + length)
+        pieces.append((at, archive.size - at))
+        held = tuple(
+            (start, os.pread(file.fileno(), length, offset + start))
+            for start, length in pieces
+            if length > 0
+        )
+        return cls(_copied(tensor, {}), held, before, storage.size, after)
+
+    def fits(self, file: BinaryIO, offset: int) -> bool:
+        """Whether the item at ``offset``, of the same size, is this with other elements."""
+        descriptor = file.fileno()
+        behind = self.before + self.elements
+        head = os.pread(descriptor, self.before, offset)
+        tail = os.pread(descriptor, self.after, offset + behind)
+        if len(tail) != self.after:
+            return False
+        for start, piece in self.pieces:
+            if start < self.before:
+                if not head.startswith(piece, start):
+                    return False
+            elif not tail.startswith(piece, start - behind):
+                return False
+        return True
+
+    def at(self, offset: int) -> StoredTensor:
+        """The tensor of an item that fits."""
+        tensor = _copied(self.tensor, {})
+        storage = tensor.storage
+        assert isinstance(storage, Storage)
+        storage.offset, storage.size = offset + self.before, self.elements
+        return tensor
 
 
 def _copied(tensor: StoredTensor, storages: dict[str, Storage]) -> StoredTensor:
