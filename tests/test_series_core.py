@@ -187,6 +187,8 @@ def test_products_in_float32_on_data_that_sums_go_wrong_on(dtype: str, tmp_path:
     """The accuracy suite, and data that repeat: norms within 1e-7, as the contract has it."""
     rng = np.random.default_rng(8)
     sides = {case.name: case.make(rng, 9_000) for case in CASES if dtype in case.dtypes}
+    # an update of which 16 squares, rounded one by one in float32, are 2.7e-7 too few
+    sides["constant that rounds down"] = np.full(8192, -0.0146484375), np.full(8192, 1.3203125)
     for period in (1, 2, 3, 5, 6, 7, 8, 12, 100):
         for trial in range(20):
             tiles = rng.normal(0, 1, (2, period))
