@@ -11,8 +11,8 @@ meets all of them, and the medians are shown. Round 0 warms the page cache and i
   ``read`` into buffers.
 - *cold*: the same, in place, with the page cache dropped before every run.
 
-GB/s a core is of the processor's time, which tells more on a machine that others use; beside it, the
-same with all products in float64, as ``mix`` asks for.
+GB/s a core is of the processor's time, which tells more on a machine that others use; beside it,
+the same with all products in float64, as ``mix`` asks for.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def main() -> None:
     arguments = parser.parse_args()
     build_ceiling()
     head = (
-        "checkpoints | threads | GB/s | GB/s a core | with f64 products | of ceiling | of read ceiling "
-        "| of cold ceiling | than stats and diffs"
+        "checkpoints | threads | GB/s | GB/s a core | with f64 products | of ceiling "
+        "| of read ceiling | of cold ceiling | than stats and diffs"
     )
     sys.stdout.write(f"| {head} |\n|{' ---: |' * len(head.split('|'))}\n")
     for count in arguments.checkpoints:

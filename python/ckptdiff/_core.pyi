@@ -382,10 +382,10 @@ def series(
     ``names[t]`` says under which names the tensors of ``manifests[t]`` are compared, as for
     :class:`Pairing`; ``parents[t]`` is the checkpoint before t along its branch, -1 for none, and
     below t. ``precision`` is "single", or "double" for products in float64 of every dtype, see
-    :attr:`SeriesRun.gram`; any other raises ValueError. ``on_progress`` is called with (bytes read, bytes in all).
+    :attr:`SeriesRun.gram`. ``on_progress`` is called with (bytes read, bytes in all).
 
     Raises ValueError where the three are not of one length, a parent does not come before its
-    child, or two tensors of one checkpoint would have one name.
+    child, two tensors of one checkpoint would have one name, or the precision is another.
     """
 
 def rounded_mean(
