@@ -191,8 +191,8 @@ def test_products_in_float32_on_data_that_sums_go_wrong_on(dtype: str, tmp_path:
     sides["constant that rounds down"] = np.full(8192, -0.0146484375), np.full(8192, 1.3203125)
     for period in (1, 2, 3, 5, 6, 7, 8, 12, 100):
         for trial in range(20):
-            tiles = rng.normal(0, 1, (2, period))
-            sides[f"period {period} {trial}"] = tuple(np.resize(tile, 8192) for tile in tiles)
+            a, b = rng.normal(0, 1, (2, period))
+            sides[f"period {period} {trial}"] = np.resize(a, 8192), np.resize(b, 8192)
     unrelated = {name: rng.normal(0, 1, len(a)) for name, (a, _) in sides.items()}
     checkpoints: list[Tensors] = [
         {name: tensor(a, dtype) for name, (a, _) in sides.items()},
