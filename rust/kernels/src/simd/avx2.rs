@@ -80,6 +80,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn fma_f32(self, x: __m256, y: __m256, z: __m256) -> __m256 {
+        avx2!(_mm256_fmadd_ps(x, y, z))
+    }
+
+    #[inline(always)]
     fn abs_f32(self, x: __m256) -> __m256 {
         avx2!(_mm256_and_ps(
             x,
