@@ -343,7 +343,8 @@ impl Simd for Avx2 {
             // All ones beside the sign.
             let magnitude = _mm256_or_si256(codes, _mm256_set1_epi16(!0x7f));
             let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(-1));
-            let half = _mm256_or_si256(e4m3_as_half(codes), nan);
+            // All bits but the sign, which a NaN keeps.
+            let half = _mm256_or_si256(e4m3_as_half(codes), _mm256_srli_epi16::<1>(nan));
             let scale = _mm256_set1_ps(256.0);
             [
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
