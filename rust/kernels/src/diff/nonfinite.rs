@@ -34,41 +34,23 @@ impl Block<'_> {
                 && codes.dtype.components() == 1
                 && codes.dtype != DType::F8E8M0
         };
-        let first = self.next_nonfinite(0);
-        if first == self.elements || !suits(a) || !suits(b) {
+        if !suits(a) || !suits(b) {
+            return false;
+        }
+        let mut positions = [0; BLOCK];
+        let positions = self.nonfinite_positions(&mut positions);
+        if positions.is_empty() {
             return false;
         }
         let Some(zeroed) = self.zeroed.take() else {
             return false;
         };
-        let (zeroed_a, zeroed_b) = (
-            &mut zeroed.a[..a.bytes.len()],
-            &mut zeroed.b[..b.bytes.len()],
-        );
-        zeroed_a.copy_from_slice(a.bytes);
-        zeroed_b.copy_from_slice(b.bytes);
-        let (width_a, width_b) = (a.code_bytes(), b.code_bytes());
-        let counts = self.partial.nonfinite.get_or_insert_default();
-        let (mut left_out, mut mismatches, mut bits_changed) = (0, 0, 0);
-        for index in first..self.elements {
-            let (value_a, value_b) = (self.wide_a[index], self.wide_b[index]);
-            if value_a.is_finite() && value_b.is_finite() {
-                continue;
-            }
-            let code_a = index * width_a..(index + 1) * width_a;
-            let code_b = index * width_b..(index + 1) * width_b;
-            left_out += 1;
-            counts.nan_a += u64::from(value_a.is_nan());
-            counts.nan_b += u64::from(value_b.is_nan());
-            counts.inf_a += u64::from(value_a.is_infinite());
-            counts.inf_b += u64::from(value_b.is_infinite());
-            let same = value_a == value_b || value_a.is_nan() && value_b.is_nan();
-            mismatches += u64::from(!same);
-            bits_changed += u64::from(a.bytes[code_a.clone()] != b.bytes[code_b.clone()]);
-            zeroed_a[code_a].fill(0);
-            zeroed_b[code_b].fill(0);
+        let zeroed_a = zeros_at(positions, a, &mut zeroed.a);
+        let zeroed_b = zeros_at(positions, b, &mut zeroed.b);
+        let mismatches = self.count_nonfinite(positions);
+        if a.dtype == b.dtype {
+            self.partial.bits_changed += differing_at(positions, a, b);
         }
-        counts.mismatch += mismatches;
         Block {
             level: self.level,
             options: self.options,
@@ -94,12 +76,10 @@ impl Block<'_> {
             partial: &mut *self.partial,
         }
         .reduce();
+        let left_out = positions.len() as u64;
         let partial = &mut *self.partial;
         partial.finite -= left_out;
         partial.changed += mismatches;
-        if a.dtype == b.dtype {
-            partial.bits_changed += bits_changed;
-        }
         if self.options.histogram
             && let Some(extras) = &mut partial.extras
         {
@@ -108,10 +88,77 @@ impl Block<'_> {
         true
     }
 
-    /// The first element from `start` on that is not finite on both sides.
-    fn next_nonfinite(&self, start: usize) -> usize {
-        (start..self.elements)
-            .find(|&index| !(self.wide_a[index].is_finite() && self.wide_b[index].is_finite()))
-            .unwrap_or(self.elements)
+    /// Where a side is not finite.
+    fn nonfinite_positions<'p>(&self, positions: &'p mut [u16; BLOCK]) -> &'p [u16] {
+        let mut found = 0;
+        let values = self.wide_a.iter().zip(self.wide_b.iter());
+        for (index, (a, b)) in values.take(self.elements).enumerate() {
+            positions[found] = index as u16;
+            found += usize::from(!(a.is_finite() && b.is_finite()));
+        }
+        &positions[..found]
     }
+
+    /// Count what stands at these positions; gives how many differ.
+    fn count_nonfinite(&mut self, positions: &[u16]) -> u64 {
+        let counts = self.partial.nonfinite.get_or_insert_default();
+        let mut mismatches = 0;
+        for position in positions {
+            let index = usize::from(*position);
+            let (a, b) = (self.wide_a[index], self.wide_b[index]);
+            counts.nan_a += u64::from(a.is_nan());
+            counts.nan_b += u64::from(b.is_nan());
+            counts.inf_a += u64::from(a.is_infinite());
+            counts.inf_b += u64::from(b.is_infinite());
+            mismatches += u64::from(!(a == b || a.is_nan() && b.is_nan()));
+        }
+        counts.mismatch += mismatches;
+        mismatches
+    }
+}
+
+/// `$body` with the width of these codes as a constant.
+macro_rules! with_width {
+    ($codes:expr, $width:ident => $body:expr) => {
+        match $codes.code_bytes() {
+            1 => {
+                const $width: usize = 1;
+                $body
+            }
+            2 => {
+                const $width: usize = 2;
+                $body
+            }
+            4 => {
+                const $width: usize = 4;
+                $body
+            }
+            _ => {
+                const $width: usize = 8;
+                $body
+            }
+        }
+    };
+}
+
+/// The codes with zeros at these positions.
+fn zeros_at<'r>(positions: &[u16], codes: Codes<'_>, room: &'r mut [u8; BLOCK * 8]) -> &'r [u8] {
+    let room = &mut room[..codes.bytes.len()];
+    room.copy_from_slice(codes.bytes);
+    with_width!(codes, WIDTH => {
+        let (elements, _) = room.as_chunks_mut::<WIDTH>();
+        for position in positions {
+            elements[usize::from(*position)] = [0; WIDTH];
+        }
+    });
+    room
+}
+
+/// How many codes of one dtype differ at these positions.
+fn differing_at(positions: &[u16], a: Codes<'_>, b: Codes<'_>) -> u64 {
+    with_width!(a, WIDTH => {
+        let (a, b) = (a.bytes.as_chunks::<WIDTH>().0, b.bytes.as_chunks::<WIDTH>().0);
+        let differs = |position: &&u16| a[usize::from(**position)] != b[usize::from(**position)];
+        positions.iter().filter(differs).count() as u64
+    })
 }
