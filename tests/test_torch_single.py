@@ -172,6 +172,8 @@ def test_every_dtype_in_any_order_and_many_chunks(
         # equal in float64: the first is reported, not the larger
         ([1.0, 1.0], [-(2.0**-54), -(2.0**-53)], True),
         ([1.0, 1.0], [-(2.0**-27), -(2.0**-26)], False),
+        # the largest is less than its head
+        ([0.0, 1.0, 0.0], [0.0, 2.0**-27, 0.0], False),
     ],
 )
 def test_a_chunk_at_risk_is_brought_to_the_cpu(
@@ -209,7 +211,12 @@ def test_options_that_are_told_in_float32(
 
 @pytest.mark.parametrize(
     ("limit", "b", "at_risk"),
-    [(1.0, -(2.0**-54), 1), (1.0 + 2.0**-25 - 2.0**-52, -(2.0**-25), 0), (1.0, -(2.0**-25), 0)],
+    [
+        (1.0, -(2.0**-54), 1),
+        (1.0 + 2.0**-35, -(2.0**-35 + 2.0**-58), 1),
+        (1.0 + 2.0**-25 - 2.0**-52, -(2.0**-25), 0),
+        (1.0, -(2.0**-25), 0),
+    ],
 )
 def test_differences_next_to_a_limit(limit: float, b: float, at_risk: int, tmp_path: Path) -> None:
     """Of which the first is equal to it in float64, and none is the largest."""
