@@ -11,6 +11,8 @@ use crate::dtype::DType;
 use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use crate::simd::neon::Neon;
 use crate::simd::portable::Portable;
 
 /// A computation that inlines into whatever function runs it.
@@ -27,6 +29,9 @@ enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// What aarch64 guarantees, too, with its instructions chosen by hand.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
 }
 
 /// An instruction-set level that this machine was seen to have.
@@ -45,6 +50,8 @@ impl Level {
         {
             levels.push(Self(Isa::Avx2));
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        levels.push(Self(Isa::Neon));
         levels
     }
 
@@ -60,12 +67,14 @@ impl Level {
             .find(|level| level.name() == name)
     }
 
-    /// `portable` or `avx2`.
+    /// `portable`, `avx2` or `neon`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => "neon",
         }
     }
 
@@ -88,6 +97,8 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx2` is only made where AVX2, F16C and FMA were detected.
             Isa::Avx2 => unsafe { avx2(pass) },
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => neon(pass),
         }
     }
 }
@@ -103,4 +114,10 @@ fn portable<P: Pass>(pass: P) -> P::Output {
 fn avx2<P: Pass>(pass: P) -> P::Output {
     // SAFETY: this function itself is only called where AVX2, F16C and FMA were detected.
     pass.run(unsafe { Avx2::new() })
+}
+
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+#[inline(never)]
+fn neon<P: Pass>(pass: P) -> P::Output {
+    pass.run(Neon)
 }

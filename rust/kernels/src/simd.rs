@@ -10,7 +10,11 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(crate) mod neon;
 pub(crate) mod portable;
+#[cfg(test)]
+mod tests;
 
 /// The operations that passes are made of. Comparisons with NaN are false.
 pub(crate) trait Simd: Copy {
