@@ -6,7 +6,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{
+    Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, OnePlace, Simd,
+};
 
 /// Needs nothing that the target does not guarantee.
 #[derive(Clone, Copy)]
@@ -485,6 +487,12 @@ impl Simd for Neon {
     type Counts32 = [uint32x4_t; 2];
     type Counts64 = [uint64x2_t; 2];
     type Codes = [Register; 2];
+    type Short = OnePlace<Self>;
+
+    #[inline(always)]
+    fn short(self) -> OnePlace<Self> {
+        OnePlace(self)
+    }
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> [float32x4_t; 2] {

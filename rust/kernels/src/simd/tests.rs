@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Short, Simd};
 use crate::Level;
 use crate::level::Pass;
 
 /// What came out, by the name of the operation.
 type Record = BTreeMap<&'static str, Vec<u64>>;
 
-/// Rows of two sides, and seven more whose bytes are values of any type.
+/// Rows of two sides.
 struct Everything<'a> {
     a: &'a [[u8; 32]],
     b: &'a [[u8; 32]],
@@ -200,6 +200,70 @@ impl<S: Simd> Recorder<S> {
         self.put("sum_counts64", [simd.sum_counts64(counts)]);
     }
 
+    /// Two places at once, or one after the other.
+    fn short(&mut self, low: &[u8; 32], high: &[u8; 32], other: &[u8; 32]) {
+        let short = self.simd.short();
+        // Operations have a side that is the same in both places, and one that is not.
+        let simd = short.simd();
+        let both = |low: &[u8; 32], high: &[u8; 32]| {
+            short.join(simd.load_f32_bytes(low), simd.load_f32_bytes(high))
+        };
+        let y = both(other, high);
+        let swapped = both(high, other);
+        let (x, x_swapped) = (both(low, high), both(high, low));
+        let mut put = |name, found: [<S::Short as Short>::Floats; 2]| {
+            let [first, second] = short.places(found[0]);
+            self.f32(name, first);
+            // Of one place, that of the swapped sides.
+            let second = if S::Short::PLACES == 2 {
+                second
+            } else {
+                short.places(found[1])[0]
+            };
+            self.f32(name, second);
+        };
+        put("short: join", [x, x_swapped]);
+        put("short: splat", [short.splat(1.5); 2]);
+        put(
+            "short: add",
+            [short.add(x, y), short.add(x_swapped, swapped)],
+        );
+        put(
+            "short: sub",
+            [short.sub(x, y), short.sub(x_swapped, swapped)],
+        );
+        put(
+            "short: mul",
+            [short.mul(x, y), short.mul(x_swapped, swapped)],
+        );
+        put(
+            "short: max",
+            [short.max(x, y), short.max(x_swapped, swapped)],
+        );
+        put("short: abs", [short.abs(x), short.abs(x_swapped)]);
+        macro_rules! load {
+            ($load:ident, $low:expr, $high:expr) => {{
+                let found = short.$load($low, $high);
+                let swapped = short.$load($high, $low);
+                put(
+                    concat!("short: ", stringify!($load)),
+                    [found[0], swapped[0]],
+                );
+                put(
+                    concat!("short: ", stringify!($load)),
+                    [found[1], swapped[1]],
+                );
+            }};
+        }
+        load!(load_bf16, low, high);
+        load!(load_f16, low, high);
+        for (low, high) in low.as_chunks().0.iter().zip(high.as_chunks().0) {
+            load!(load_f8_e4m3, low, high);
+            load!(load_f8_e5m2, low, high);
+        }
+        self.put("short", [0]);
+    }
+
     /// Codes to values.
     fn loads(&mut self, codes: &[u8; 32]) {
         let simd = self.simd;
@@ -243,6 +307,21 @@ impl<S: Simd> Recorder<S> {
         compare!(compare_codes_16, 2);
         compare!(compare_codes_32, 4);
         compare!(compare_codes_64, 8);
+        macro_rules! compare_rows {
+            ($name:ident, $bytes:literal) => {{
+                let mut counts = simd.no_codes();
+                for rows in [0, 1, 2, 3, 4, 64] {
+                    let rows = rows.min(a.len());
+                    // Counts are added to.
+                    simd.$name(&mut counts, &a[..rows], &b[..rows]);
+                    self.counts(stringify!($name), $bytes, &counts);
+                }
+            }};
+        }
+        compare_rows!(compare_rows_8, 1);
+        compare_rows!(compare_rows_16, 2);
+        compare_rows!(compare_rows_32, 4);
+        compare_rows!(compare_rows_64, 8);
         for flip in [0, i32::MIN as u32] {
             compare!(compare_integers_32, 4, flip);
         }
@@ -373,6 +452,7 @@ impl Pass for Everything<'_> {
         for (a, rest) in a.iter().zip(b.windows(2)) {
             recorder.values([a, &rest[0], &rest[1]]);
             recorder.loads(a);
+            recorder.short(a, &rest[0], &rest[1]);
         }
         // The rows one by one, too, so that no lane hides behind another.
         for (a, b) in a.iter().zip(b).take(64) {
@@ -541,7 +621,10 @@ fn every_operation_is_run() {
     let [a, b] = &sides()[0];
     let record = Level::available()[0].run(Everything { a, b });
     let source = include_str!("../simd.rs");
-    let operations = source.split("\n    fn ").skip(1);
+    let operations = source
+        .split("pub(crate) trait ")
+        .find(|text| text.starts_with("Simd"));
+    let operations = operations.unwrap_or_default().split("\n    fn ").skip(1);
     let mut missing = Vec::new();
     for operation in operations {
         let name = operation.split('(').next().unwrap_or_default();
