@@ -21,6 +21,11 @@ use crate::simd::portable::Portable;
 pub(crate) trait Pass {
     type Output;
 
+    /// Whether the pass is loops over numbers, with hardly an operation of [`Simd`]. For AVX-512
+    /// the compiler makes of such loops, decoders above all, scattered stores and half-empty
+    /// registers; they stay AVX2 there.
+    const LEFT_TO_COMPILER: bool = false;
+
     /// Must be `#[inline(always)]`, or it is compiled for the baseline only.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
@@ -112,7 +117,13 @@ impl Level {
             Isa::Avx2 => unsafe { avx2(pass) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx512` is only made where these and the four of AVX-512 were detected.
-            Isa::Avx512 => unsafe { avx512(pass) },
+            Isa::Avx512 => unsafe {
+                if P::LEFT_TO_COMPILER {
+                    avx2(pass)
+                } else {
+                    avx512(pass)
+                }
+            },
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::Neon => neon(pass),
         }

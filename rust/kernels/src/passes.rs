@@ -582,6 +582,7 @@ pub(crate) struct CountBytes<'a, const WORDS: usize> {
 
 impl<const WORDS: usize> Pass for CountBytes<'_, WORDS> {
     type Output = u64;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> u64 {
@@ -764,6 +765,7 @@ pub(crate) struct CodeDistance<'a> {
 
 impl Pass for CodeDistance<'_> {
     type Output = (u64, u64);
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> (u64, u64) {
