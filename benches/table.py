@@ -8,7 +8,8 @@ The *ceiling* reads the same bytes with the same threads, windows and reads, and
 place, from populated mappings, as ckptdiff does on a local file system; the *read ceiling* copies
 them into buffers by ``read``, which is what a program without mappings can reach. *cold* has the
 page cache dropped before every run, and a plain sequential direct read of the files to be held
-against.
+against. *error* is the worst of all sums and norms that were compared with long double's, see
+:mod:`benches.accuracy`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ def run_tool(name: str, folder: Path, threads: int) -> float | None:
             return None
         raise SystemExit(f"{name} ended with status {completed.returncode}: {completed.stderr}")
     return float(json.loads(completed.stdout)["seconds"])
+
+
+def worst_errors(folder: Path) -> dict[str, str]:
+    """Of ``diff`` and ``stats``, relative."""
+    command = [sys.executable, "-m", "benches.accuracy", str(folder)]
+    completed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {work: f"{error:.0e}" for work, error in json.loads(completed.stdout).items()}
 
 
 def drop_cache(pair: Pair) -> None:
@@ -121,7 +129,13 @@ def machine() -> str:
 
 
 def warm_rows(
-    dtype: str, folder: Path, threads: int, rounds: int, *, loops: bool
+    dtype: str,
+    folder: Path,
+    threads: int,
+    rounds: int,
+    errors: dict[str, str],
+    *,
+    loops: bool,
 ) -> Iterator[tuple[str, ...]]:
     wanted: dict[str, None] = {}
     for own, *others in WORK.values():
@@ -147,6 +161,7 @@ def warm_rows(
             f"{seconds[ceiling] / seconds[own]:.2f}",
             f"{size / seconds[read_ceiling] / 1e9:.1f}",
             f"{seconds[read_ceiling] / seconds[own]:.2f}",
+            errors.get(work, ""),
             *times,
         )
 
@@ -199,8 +214,8 @@ def main() -> None:
         f"{arguments.rounds}; GB/s, ratios, and how many times as long other ways take",
         "",
         *table_head(
-            "dtype | work | threads | GB/s | ceiling | ratio | read ceiling | ratio | torch loop "
-            "| numpy loop | cmp",
+            "dtype | work | threads | GB/s | ceiling | ratio | read ceiling | ratio | error "
+            "| torch loop | numpy loop | cmp",
             2,
         ),
     )
@@ -209,10 +224,10 @@ def main() -> None:
         sys.stderr.write(f"writing the pair to {folder}\n")
         writer = [sys.executable, "-m", "benches.pair", str(folder), str(size), dtype]
         subprocess.run(writer, cwd=ROOT, check=True)
-        for row in warm_rows(dtype, folder, cores, arguments.rounds, loops=not arguments.no_loops):
-            write(table_row(row))
-        if cores > 1:
-            for row in warm_rows(dtype, folder, 1, arguments.rounds, loops=False):
+        errors = worst_errors(folder)
+        for threads in dict.fromkeys((cores, 1)):
+            loops = threads == cores and not arguments.no_loops
+            for row in warm_rows(dtype, folder, threads, arguments.rounds, errors, loops=loops):
                 write(table_row(row))
         if dtype in COLD:
             cold += cold_rows(dtype, folder, arguments.rounds)

@@ -359,6 +359,10 @@ class LiveBytes(TorchDispatchMode):
         self.live = self.peak = 0
         self._seen: set[int] = set()
 
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """Count no storage of a tensor that was there before."""
+        self._seen.add(tensor.untyped_storage()._cdata)
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:

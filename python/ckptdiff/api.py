@@ -26,6 +26,7 @@ from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, che
 if TYPE_CHECKING:
     import torch
 
+    from ckptdiff.config import ConfigDifference
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.dynamics.report import SeriesReport
     from ckptdiff.mix_report import MixReport
@@ -159,7 +160,6 @@ def diff(
             :func:`open`; also while tensors are read.
     """
     # not needed to open a checkpoint
-    from ckptdiff.config import compare_configs, refuse_other_architecture
     from ckptdiff.coverage import unsupported_notes
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.pairing import check_map, pair
@@ -182,8 +182,10 @@ def diff(
         device = devices.resolved(device)
     checkpoint_a = open(a, key=key_a, optimizer=optimizer)
     checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-    differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
-    if not force:
+    differences, config_notes = _compared_configs(checkpoint_a.path, checkpoint_b.path)
+    if differences and not force:
+        from ckptdiff.config import refuse_other_architecture
+
         refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
     sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
     refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
@@ -228,6 +230,20 @@ def diff(
         seconds=time.perf_counter() - start,
         config_differences=tuple(differences),
     )
+
+
+def _compared_configs(
+    path_a: str | None, path_b: str | None
+) -> tuple[list[ConfigDifference], list[str]]:
+    """Where the configs differ, and what could not be read; nothing where there are none."""
+    from ckptdiff.formats.beside import has_config
+
+    if not any(path is not None and has_config(path) for path in (path_a, path_b)):
+        return [], []
+    # it knows every config and schedule, and takes as long to import as a small diff
+    from ckptdiff.config import compare_configs
+
+    return compare_configs(path_a, path_b)
 
 
 def stats(

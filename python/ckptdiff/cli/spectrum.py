@@ -21,7 +21,7 @@ __all__ = ["command"]
 Examples:
   ckptdiff spectrum model/
   ckptdiff spectrum base/ tuned/ --include '*proj*' --sort rank
-  ckptdiff spectrum base/ tuned/ --exact --format json -o spectrum.json
+  ckptdiff spectrum base/ tuned/ --exact --json -o spectrum.json
   ckptdiff spectrum model/ --sort alpha --top 10 --device cuda
 
 \b
@@ -43,7 +43,7 @@ when interrupted.
 @options.filter_options
 @click.option(
     "--rename",
-    metavar="REGEX=NEW",
+    metavar="REGEX=REPLACEMENT",
     multiple=True,
     help="Rename tensors of A before pairing and filtering. Repeatable, in order.",
 )
@@ -93,11 +93,12 @@ when interrupted.
     multiple=True,
     default=("*expert*",),
     show_default=True,
-    help="Tensors (experts, rows, columns) that are a matrix per expert.",
+    help="Tensors (experts, rows, columns), or with the first two as one, that are a matrix per "
+    "expert.",
 )
 @click.option(
     "--device",
-    metavar="NAME",
+    metavar="DEVICE",
     default="cpu",
     show_default=True,
     help="cpu (numpy), cuda, cuda:N, mps or cpu-torch (torch).",

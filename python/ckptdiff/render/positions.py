@@ -6,6 +6,7 @@ The JSON schema is ``ckptdiff.where/1``, see docs/json.md.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -16,7 +17,7 @@ from ckptdiff.render.escape import escape
 from ckptdiff.render.layout import Column, Strip, table_lines, widest
 from ckptdiff.render.markdown import code
 from ckptdiff.render.screen import Screen
-from ckptdiff.render.units import human_count
+from ckptdiff.render.units import human_tokens
 
 __all__ = ["table_of_positions", "write_csv", "write_json", "write_markdown"]
 
@@ -118,12 +119,25 @@ def _as_rows(positions: Sequence[TrainingPosition], screen: Screen) -> Iterator[
         for name in shown
     ]
     columns.append(Column("read from", priority=_PRIORITIES["sources"]))
-    paths = [escape(position.path) for position in positions]
+    folder, paths = _in_folder([position.path for position in positions])
+    if folder:
+        yield screen.text(f"in {escape(folder)}")
+        yield ""
+    paths = [escape(path) for path in paths]
     styles = ["bold red" if position.conflicts else "" for position in positions]
     strips = [Strip(paths, styles)]
     strips += [Strip([_short(position, name) for position in positions]) for name in shown]
     strips.append(Strip([escape(_sources(position)) for position in positions], "dim"))
     yield from table_lines(columns, [strips], screen, widest_name=widest(paths))
+
+
+def _in_folder(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """The directory that all are in, and what they are in it: what tells them apart is the end."""
+    folders = {os.path.dirname(path.rstrip(os.sep)) for path in paths}
+    folder = folders.pop() if len(folders) == 1 else ""
+    if not folder:
+        return "", list(paths)
+    return folder, [os.path.basename(path.rstrip(os.sep)) for path in paths]
 
 
 def _shown_fields(positions: Sequence[TrainingPosition]) -> list[str]:
@@ -143,8 +157,7 @@ def _is_worth_showing(position: TrainingPosition, name: str) -> bool:
 def _short(position: TrainingPosition, name: str) -> str:
     value = getattr(position, name)
     if name in _COUNTS and value is not None:
-        # a billion tokens is B to whoever trains
-        return human_count(value).replace("G", "B")
+        return human_tokens(value)
     return _exact(position, name)
 
 

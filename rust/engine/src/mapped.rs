@@ -10,8 +10,10 @@
 //! are open at once.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::sigbus::Watched;
 
@@ -26,6 +28,8 @@ pub(crate) struct Mapping {
     trusted: bool,
     /// Whether some of it was lost, and replaced by zeros.
     broken: AtomicBool,
+    /// How far the kernel was told to read ahead, in bytes from the beginning.
+    told: AtomicUsize,
 }
 
 /// Bytes of a file that can be read in place, until this is dropped.
@@ -43,6 +47,17 @@ pub struct Window<'a> {
 
 /// Whether this kernel populates mappings (Linux 5.14); found out by the first who tries.
 static CAN_POPULATE: AtomicBool = AtomicBool::new(true);
+
+/// Bytes beyond a window that came from the disk which the kernel is told to fetch meanwhile. What
+/// it fetches by itself is set for each disk, 128 KB by default, which keeps none busy.
+const AHEAD: usize = 8 << 20;
+
+/// A kernel takes no more of one hint than the disk takes of one request.
+const HINT: usize = 512 << 10;
+
+/// Populating takes 0.03 ns a byte from single pages of the cache, and 0.1 from the fastest disks.
+const FROM_CACHE: Duration = Duration::from_nanos(64);
+const FROM_CACHE_BYTES: usize = 1 << 10;
 
 impl Mapping {
     /// Map `file`, if it is a regular one that can be mapped.
@@ -69,6 +84,7 @@ impl Mapping {
             descriptor: file.as_raw_fd(),
             trusted: is_local(file),
             broken: AtomicBool::new(false),
+            told: AtomicUsize::new(0),
         })
     }
 
@@ -102,6 +118,7 @@ impl Mapping {
         let start = self.address + offset / page * page;
         let pages = (self.address + end).next_multiple_of(page) - start;
         let watched = Watched::new(start, pages)?;
+        let begun = Instant::now();
         // SAFETY: the range lies inside the mapping, which lives as long as `self`; populating it
         // for reading changes nothing that anybody could see.
         let populated =
@@ -113,6 +130,9 @@ impl Mapping {
             }
             return None;
         }
+        if begun.elapsed() > FROM_CACHE * (pages / FROM_CACHE_BYTES) as u32 {
+            self.read_ahead(end);
+        }
         Some(Window {
             mapping: self,
             start,
@@ -121,6 +141,41 @@ impl Mapping {
             watched,
         })
     }
+
+    /// Tell the kernel to fetch what comes after `end`, which it does while others reduce.
+    #[cold]
+    fn read_ahead(&self, end: usize) {
+        let told = self.told.load(Ordering::Relaxed);
+        let ahead = not_yet_told(end, told, self.length);
+        if ahead.is_empty() {
+            return;
+        }
+        // Who comes second tells the same again, which does no harm.
+        self.told.store(ahead.end, Ordering::Relaxed);
+        let page = page_size();
+        for start in (ahead.start / page * page..ahead.end).step_by(HINT) {
+            let length = HINT.min(ahead.end - start);
+            let address = (self.address + start) as *mut libc::c_void;
+            // SAFETY: the range lies inside the mapping; a hint changes nothing in it. One that
+            // is not taken is no loss.
+            unsafe { libc::madvise(address, length, libc::MADV_WILLNEED) };
+        }
+    }
+}
+
+/// Of a file of so many bytes what to tell after a window that ends at `end`, where the kernel was
+/// told as far as `told`: little by little as windows follow each other, all where they jumped.
+fn not_yet_told(end: usize, told: usize, length: usize) -> Range<usize> {
+    let until = (end + AHEAD).min(length);
+    let start = if (end..=end + 2 * AHEAD).contains(&told) {
+        told
+    } else {
+        end
+    };
+    if until < start + HINT && until < length {
+        return end..end;
+    }
+    start..until.max(start)
 }
 
 impl Drop for Mapping {
@@ -228,6 +283,30 @@ mod tests {
         }
         assert!(mapping.window(99_001, 1000).is_none());
         assert!(mapping.window(u64::MAX, 1000).is_none());
+    }
+
+    #[test]
+    fn the_kernel_is_told_every_byte_once() {
+        const FILE: usize = 100 << 20;
+        const WINDOW: usize = 1 << 20;
+        let mut told = 0;
+        let mut hints = Vec::new();
+        for end in (WINDOW..=FILE).step_by(WINDOW) {
+            let ahead = not_yet_told(end, told, FILE);
+            assert!(ahead.end <= FILE && ahead.end <= end + AHEAD, "{ahead:?}");
+            if !ahead.is_empty() {
+                told = ahead.end;
+                hints.push(ahead);
+            }
+        }
+        assert_eq!(hints[0].start, WINDOW, "what was read needs no hint");
+        assert!(hints.windows(2).all(|pair| pair[0].end == pair[1].start));
+        assert_eq!(told, FILE);
+        // back at the beginning, and far ahead
+        assert_eq!(not_yet_told(WINDOW, FILE, FILE), WINDOW..WINDOW + AHEAD);
+        let far = 50 << 20;
+        assert_eq!(not_yet_told(far, WINDOW + AHEAD, FILE), far..far + AHEAD);
+        assert!(not_yet_told(FILE, far, FILE).is_empty());
     }
 
     #[test]

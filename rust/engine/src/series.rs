@@ -215,6 +215,9 @@ impl<'a> Job for SeriesJob<'a> {
             worker.readers.release(&tensors)?;
             control.add_done(bytes);
         }
+        for own in &mut partial.checkpoints {
+            own.stats.settle();
+        }
         for (index, parent) in self.run.parents.iter().enumerate() {
             let of = |index: usize| tensors[index].0;
             if parent.is_some_and(|parent| [of(parent), of(index)] == [DType::BF16; 2]) {

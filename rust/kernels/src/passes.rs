@@ -69,6 +69,22 @@ impl Range {
 }
 
 impl DiffSums {
+    /// The same of values `unit` times as large, which is a power of two.
+    pub(crate) fn in_units(self, unit: f64) -> Self {
+        let square = unit * unit;
+        Self {
+            difference: self.difference * unit,
+            absolute: self.absolute * unit,
+            squares_d: self.squares_d * square,
+            squares_a: self.squares_a * square,
+            squares_b: self.squares_b * square,
+            dot_da: self.dot_da * square,
+            dot_ab: self.dot_ab * square,
+            max_abs: self.max_abs * unit,
+            ..self
+        }
+    }
+
     /// Σ a·b and Σ b² of sides that are close, from the other sums; false where they are not.
     pub(crate) fn derive_products(&mut self) -> bool {
         /// Up to this share of ‖a‖², ‖d‖² is so small that ⟨a,b⟩ = ‖a‖² + ⟨d,a⟩ and ‖b‖² = ‖a‖² +
@@ -651,6 +667,25 @@ impl Pass for LargestDifference<'_> {
             largest = simd.max_f64(simd.abs_f64(d[1]), largest);
         }
         simd.array_f64(largest).into_iter().fold(0.0, f64::max)
+    }
+}
+
+/// Whether none of the codes of a block is the NaN of E4M3; their length is a multiple of 32 bytes.
+pub(crate) struct FiniteE4m3<'a>(pub(crate) &'a [u8]);
+
+impl Pass for FiniteE4m3<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> bool {
+        const { assert!(crate::BLOCK / 32 <= 255) };
+        let none = simd.no_codes().same_code;
+        let (mut positive, mut negative) = (none, none);
+        for row in self.0.as_chunks().0 {
+            positive = simd.count_byte(positive, row, 0x7f);
+            negative = simd.count_byte(negative, row, 0xff);
+        }
+        simd.reduce_8(positive).0.max(simd.reduce_8(negative).0) == 0
     }
 }
 

@@ -103,6 +103,12 @@ codes!(
     "Codes of the 8-bit float with 4 bits of exponent."
 );
 codes!(
+    FiniteE4m3Codes,
+    1,
+    load_finite_f8_e4m3,
+    "The same where all are finite, in units of 2^8."
+);
+codes!(
     E5m2Codes,
     1,
     load_f8_e5m2,

@@ -131,6 +131,13 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, codes: &[u8; 32]) -> [Self::F32; 2];
     fn load_f16(self, codes: &[u8; 32]) -> [Self::F32; 2];
     fn load_f8_e4m3(self, codes: &[u8; 16]) -> [Self::F32; 2];
+    /// Those of finite values, in units of 2^8.
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, codes: &[u8; 16]) -> [Self::F32; 2] {
+        let unit = self.splat_f32(1.0 / 256.0);
+        let [x, y] = self.load_f8_e4m3(codes);
+        [self.mul_f32(x, unit), self.mul_f32(y, unit)]
+    }
     fn load_f8_e5m2(self, codes: &[u8; 16]) -> [Self::F32; 2];
 
     fn no_codes(self) -> CodeCounts<Self>;

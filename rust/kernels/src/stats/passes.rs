@@ -101,6 +101,71 @@ impl Pass for SurveyPass<'_> {
     }
 }
 
+/// Extremes of integers of 32 bits, and counts among them; their length is a multiple of 32 bytes.
+pub(super) struct SurveyIntegers<'a> {
+    pub(super) codes: &'a [u8],
+    pub(super) signed: bool,
+}
+
+/// What [`SurveyIntegers`] finds.
+pub(super) struct FoundIntegers {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) zeros: u64,
+    pub(super) negatives: u64,
+    pub(super) saturated: u64,
+}
+
+impl Pass for SurveyIntegers<'_> {
+    type Output = FoundIntegers;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> FoundIntegers {
+        const LANES: usize = 8;
+        // With the upper bit flipped unsigned integers are in the order of signed ones.
+        let flip = if self.signed { 0 } else { i32::MIN };
+        let rows = self.codes.as_chunks::<4>().0.as_chunks::<LANES>().0;
+        let (mut lowest, mut highest) = ([i32::MAX; LANES], [i32::MIN; LANES]);
+        let (mut zeros, mut negatives) = ([0u32; LANES], [0u32; LANES]);
+        for row in rows {
+            for lane in 0..LANES {
+                let code = i32::from_le_bytes(row[lane]);
+                lowest[lane] = lowest[lane].min(code ^ flip);
+                highest[lane] = highest[lane].max(code ^ flip);
+                zeros[lane] += u32::from(code == 0);
+                negatives[lane] += code as u32 >> 31;
+            }
+        }
+        let lowest = lowest.into_iter().fold(i32::MAX, i32::min);
+        let highest = highest.into_iter().fold(i32::MIN, i32::max);
+        let total = |counts: [u32; LANES]| u64::from(counts.iter().sum::<u32>());
+        // Rare, and not worth a count of every row. The lowest unsigned integer is zero.
+        let saturated = |code: &[u8; 4]| {
+            let order = i32::from_le_bytes(*code) ^ flip;
+            order == i32::MAX || self.signed && order == i32::MIN
+        };
+        let value = |order: i32| {
+            if self.signed {
+                f64::from(order)
+            } else {
+                f64::from((order ^ flip) as u32)
+            }
+        };
+        FoundIntegers {
+            min: value(lowest),
+            max: value(highest),
+            zeros: total(zeros),
+            negatives: if self.signed { total(negatives) } else { 0 },
+            saturated: if highest == i32::MAX || self.signed && lowest == i32::MIN {
+                let codes = rows.as_flattened();
+                codes.iter().filter(|code| saturated(code)).count() as u64
+            } else {
+                0
+            },
+        }
+    }
+}
+
 /// Power sums of `x - pivot`.
 pub(super) struct PowersPass<'a> {
     pub(super) values: &'a [f64],
