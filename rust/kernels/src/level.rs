@@ -24,6 +24,7 @@ pub(crate) trait Pass {
     /// Whether the pass is loops over numbers, with hardly an operation of [`Simd`]. For AVX-512
     /// the compiler makes of such loops, decoders above all, scattered stores and half-empty
     /// registers; they stay AVX2 there.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const LEFT_TO_COMPILER: bool = false;
 
     /// Must be `#[inline(always)]`, or it is compiled for the baseline only.

@@ -243,6 +243,7 @@ pub(crate) trait Short: Copy {
     fn load_bf16(self, low: &[u8; 32], high: &[u8; 32]) -> [Self::Floats; 2];
     fn load_f16(self, low: &[u8; 32], high: &[u8; 32]) -> [Self::Floats; 2];
     fn load_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
+    fn load_finite_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
     fn load_f8_e5m2(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
 }
 
@@ -313,6 +314,11 @@ impl<S: Simd> Short for OnePlace<S> {
     #[inline(always)]
     fn load_f8_e4m3(self, low: &[u8; 16], _high: &[u8; 16]) -> [S::F32; 2] {
         self.0.load_f8_e4m3(low)
+    }
+
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, low: &[u8; 16], _high: &[u8; 16]) -> [S::F32; 2] {
+        self.0.load_finite_f8_e4m3(low)
     }
 
     #[inline(always)]

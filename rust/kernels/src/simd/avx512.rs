@@ -234,6 +234,7 @@ impl Simd for Avx512 {
         fn load_bf16(codes: &[u8; 32]) -> [__m256; 2];
         fn load_f16(codes: &[u8; 32]) -> [__m256; 2];
         fn load_f8_e4m3(codes: &[u8; 16]) -> [__m256; 2];
+        fn load_finite_f8_e4m3(codes: &[u8; 16]) -> [__m256; 2];
         fn load_f8_e5m2(codes: &[u8; 16]) -> [__m256; 2];
         fn diff_integers_8(a: &[[u8; 32]], b: &[[u8; 32]], clip: u8, flip: u8) -> IntegerSums;
         fn diff_integers_16(a: &[[u8; 32]], b: &[[u8; 32]], flip: u16) -> IntegerSums;
@@ -459,6 +460,20 @@ impl Short512 {
         }
     }
 
+    /// Halves of finite codes, in units of 2^8: their exponent has a bias of 15, not 7.
+    ///
+    /// # Safety
+    ///
+    /// The machine must have AVX-512 F and BW.
+    #[inline(always)]
+    unsafe fn e4m3_as_half(codes: __m256i) -> __m512i {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let shifted = _mm512_slli_epi16::<7>(_mm512_cvtepi8_epi16(codes));
+            _mm512_and_si512(shifted, _mm512_set1_epi16(0xbf80_u16 as i16))
+        }
+    }
+
     /// Halves as floats, the lower sixteen and the upper.
     ///
     /// # Safety
@@ -557,18 +572,22 @@ impl Short for Short512 {
     fn load_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [__m512; 2] {
         avx512!({
             // As Avx2 does it.
-            let codes = _mm512_cvtepi8_epi16(Self::load_bytes(low, high));
-            let ones = _mm512_set1_epi16(0x7f);
-            let sign = _mm512_set1_epi16(i16::MIN);
-            let magnitude = _mm512_and_si512(codes, ones);
-            let nan = _mm512_cmpeq_epi16_mask(magnitude, ones);
-            let signed = _mm512_and_si512(codes, sign);
-            let half = _mm512_or_si512(_mm512_slli_epi16::<7>(magnitude), signed);
+            let codes = Self::load_bytes(low, high);
+            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f));
+            let nan = _mm256_cmpeq_epi8_mask(magnitude, _mm256_set1_epi8(0x7f));
+            let half = Self::e4m3_as_half(codes);
             let half = _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(-1));
             let [first, second] = Self::from_halves(half);
             let scale = _mm512_set1_ps(256.0);
             [_mm512_mul_ps(first, scale), _mm512_mul_ps(second, scale)]
         })
+    }
+
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [__m512; 2] {
+        avx512!(Self::from_halves(Self::e4m3_as_half(Self::load_bytes(
+            low, high
+        ))))
     }
 
     #[inline(always)]

@@ -77,6 +77,19 @@ fn from_eight_halves(halves: uint16x8_t) -> [float32x4_t; 2] {
     neon!([from_halves(vget_low_u16(halves)), from_upper_halves(halves)])
 }
 
+/// Halves of finite codes, in units of 2^8: their exponent has a bias of 15, not 7.
+#[inline(always)]
+fn e4m3_as_halves(codes: Register) -> [uint16x8_t; 2] {
+    neon!({
+        // With the sign once more in front, one copy of which is masked out.
+        let codes = vreinterpretq_s8_u8(codes);
+        let keep = vdupq_n_u16(0xbf80);
+        let low = vreinterpretq_u16_s16(vshll_n_s8::<7>(vget_low_s8(codes)));
+        let high = vreinterpretq_u16_s16(vshll_high_n_s8::<7>(codes));
+        [vandq_u16(low, keep), vandq_u16(high, keep)]
+    })
+}
+
 /// Upper bytes of halves whose lower bytes are zero.
 #[inline(always)]
 fn from_upper_bytes(bytes: Register) -> [[float32x4_t; 2]; 2] {
@@ -850,24 +863,21 @@ impl Simd for Neon {
     #[inline(always)]
     fn load_f8_e4m3(self, codes: &[u8; 16]) -> [[float32x4_t; 2]; 2] {
         neon!({
-            let codes = load_one(codes);
-            let sign = vdupq_n_u16(1 << 15);
-            let ones = vdupq_n_u16(0x7f << 7);
-            // The exponent of a half has a bias of 15, not 7; subnormals come out right, too.
-            let scale = 256.0;
-            let values = |upper: uint16x8_t| {
-                // The code stands in the upper byte: its sign is the half's, and the rest one bit too far.
-                let magnitude = vshrq_n_u16::<1>(vbicq_u16(upper, sign));
-                let nan = vceqq_u16(magnitude, ones);
-                let half = vorrq_u16(vbslq_u16(sign, upper, magnitude), nan);
-                both!(vmulq_n_f32; from_eight_halves(half), [scale; 2])
+            let values = |half| {
+                let ones = vdupq_n_u16(0x7f << 7);
+                let nan = vceqq_u16(vandq_u16(half, ones), ones);
+                let [low, high] = from_eight_halves(vorrq_u16(half, nan));
+                [vmulq_n_f32(low, 256.0), vmulq_n_f32(high, 256.0)]
             };
-            let zero = vdupq_n_u8(0);
-            [
-                values(vreinterpretq_u16_u8(vzip1q_u8(zero, codes))),
-                values(vreinterpretq_u16_u8(vzip2q_u8(zero, codes))),
-            ]
+            let [low, high] = e4m3_as_halves(load_one(codes));
+            [values(low), values(high)]
         })
+    }
+
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, codes: &[u8; 16]) -> [[float32x4_t; 2]; 2] {
+        let [low, high] = e4m3_as_halves(load_one(codes));
+        [from_eight_halves(low), from_eight_halves(high)]
     }
 
     #[inline(always)]

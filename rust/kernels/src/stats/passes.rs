@@ -118,6 +118,7 @@ pub(super) struct FoundIntegers {
 
 impl Pass for SurveyIntegers<'_> {
     type Output = FoundIntegers;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> FoundIntegers {
