@@ -17,7 +17,7 @@ from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.naming.groups import layer, module, total
 from numpy.typing import NDArray
 
-from tests.training_run import TOKENS_PER_STEP, TrainingRun, learning_rate
+from tests.training_run import SOUP, TOKENS_PER_STEP, TrainingRun, learning_rate
 
 __all__ = [
     "GROUPS",
@@ -280,6 +280,7 @@ def read_run(run: TrainingRun) -> RealSeries:
                 tokens=stage_tokens if stage == 1 else None,
                 stage_tokens=stage_tokens,
                 learning_rate=learning_rate(stage, step),
+                is_soup=label == SOUP,
             )
         )
     return RealSeries(weights, series_of(weights, checkpoints))

@@ -21,8 +21,9 @@ def test_what_is_used_over_and_over_stays_small(name: str, tmp_path: Path) -> No
     held = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     assert held < 1_300_000
     usage = measure(["ls", *arguments, "-o", tmp_path / "out"], tmp_path / "usage")
-    print(f"{name}: {usage.seconds:.1f} s, {usage.peak_rss / 1e6:.0f} MB")  # noqa: T201
+    print(f"{name}: {usage.cpu_seconds:.1f} s, {usage.peak_rss / 1e6:.0f} MB")  # noqa: T201
     assert usage.status in (0, 2), usage.stderr
     assert "Traceback" not in usage.stderr
     assert usage.peak_rss < 200_000_000
-    assert usage.seconds < 10
+    # opening is one thread, and the machine may do other things
+    assert usage.cpu_seconds < 10

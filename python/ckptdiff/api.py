@@ -377,6 +377,8 @@ def mix(
         names,
         # all hang on the first part
         [-1] + [0] * (len(checkpoints) - 1),
+        # a residual is what hardly anything is left of
+        precision="double",
         threads=threads,
         isa=isa,
         io=io,

@@ -88,7 +88,8 @@ def without_wrong_tokens(
             if rest is None and _is_behind_a_change(label, branch, common):
                 continue
             rate = (common.low + common.high) / 2
-            about = _rounded(rate * label.step, label.unit)
+            known = _Span(common.low * label.step, common.high * label.step)
+            about = _rounded(rate * label.step, _precision(known))
             text = (
                 f"{names[label.index]}: tokens is {label.tokens:,} by label, but about {about:,} "
                 f"at the {_rounded(rate, _precision(common)):,} a step of the other labels"

@@ -36,6 +36,8 @@ _FIELDS = {
 # In a table a column is as wide as its head; and where that is too wide, these go in this order.
 _HEADS = {"stage_tokens": "in stage"}
 _PRIORITIES = {"sources": 4, "phase": 3, "steps": 2, "stage_tokens": 1}
+# That nobody knows a field is the first that a narrow table need not say.
+_UNKNOWN_PRIORITY = 5
 _ALWAYS_SHOWN = ("stage", "step", "tokens", "learning_rate")
 _COUNTS = ("tokens", "stage_tokens")
 _CSV_FIELDS = (
@@ -114,8 +116,13 @@ def _in_full(position: TrainingPosition, screen: Screen) -> Iterator[str]:
 def _as_rows(positions: Sequence[TrainingPosition], screen: Screen) -> Iterator[str]:
     shown = _shown_fields(positions)
     columns = [Column("checkpoint", flexible=True)]
+    known = {name for position in positions for name in position.sources}
     columns += [
-        Column(_HEADS.get(name, _FIELDS[name]), right=True, priority=_PRIORITIES.get(name, 0))
+        Column(
+            _HEADS.get(name, _FIELDS[name]),
+            right=True,
+            priority=_PRIORITIES.get(name, 0) if name in known else _UNKNOWN_PRIORITY,
+        )
         for name in shown
     ]
     columns.append(Column("read from", priority=_PRIORITIES["sources"]))

@@ -43,7 +43,7 @@ mod values;
 pub use bf16::Bf16Comparison;
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffParts, DiffSummary, LargestDifference};
 pub use dtype::{DType, Granule, UnknownDType};
-pub use gram::{GramKernel, GramPartial};
+pub use gram::{GramKernel, GramPartial, Precision};
 pub use histogram::Histogram;
 pub use level::Level;
 pub use mean::MeanKernel;

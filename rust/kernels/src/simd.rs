@@ -54,6 +54,8 @@ pub(crate) trait Simd: Copy {
     fn add_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
     fn sub_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
     fn mul_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// `x · y + z`, rounded once, at every level, as [`fma_f64`](Self::fma_f64).
+    fn fma_f32(self, x: Self::F32, y: Self::F32, z: Self::F32) -> Self::F32;
     fn abs_f32(self, x: Self::F32) -> Self::F32;
     /// `x` where `x > y`, else `y`.
     fn max_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;

@@ -1,12 +1,13 @@
 //! One block of pairs on its way into the partial.
 //!
-//! Three paths, each the fallback of the one before: an *identical* block needs only a sum of
-//! squares, a *regular* one a pass in fixed lanes (of integers, narrow or wide), and everything
-//! else (NaN, Inf, extreme magnitudes, 64-bit integers that `f64` does not hold) goes element by
-//! element, in code that is slow and obvious.
+//! Four paths, each the fallback of the one before: an *identical* block needs only a sum of
+//! squares, a *regular* one a pass in fixed lanes (of integers, narrow or wide), one with NaN or Inf
+//! is what is left without them, and everything else (extreme magnitudes, 64-bit integers that
+//! `f64` does not hold) goes element by element, in code that is slow and obvious.
 
 use super::codes::Codes;
 use super::extras::{Extra, Narrowness, NearestZero};
+use super::nonfinite::Zeroed;
 use super::value::{Difference, Value};
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
@@ -39,6 +40,8 @@ pub(super) struct Block<'a> {
     pub(super) wide_b: &'a mut [f64; BLOCK],
     pub(super) difference: &'a mut [f64; BLOCK],
     pub(super) distances: &'a mut Distances,
+    /// Nothing in a block that zeros were put into.
+    pub(super) zeroed: Option<&'a mut Zeroed>,
     pub(super) elements: usize,
     pub(super) components: usize,
     /// Whether every value is exact in `f64`, where 64-bit integers leave that open.
@@ -181,7 +184,7 @@ impl Block<'_> {
             || ((domain != Domain::Integer || self.exact_in_f64) && self.reduce_wide());
         if !reduced && domain == Domain::Integer {
             self.reduce_with_integers();
-        } else if !reduced {
+        } else if !reduced && !self.reduce_without_nonfinite() {
             self.reduce_floats_singly();
         }
     }

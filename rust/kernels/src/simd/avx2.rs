@@ -88,6 +88,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn fma_f32(self, x: __m256, y: __m256, z: __m256) -> __m256 {
+        avx2!(_mm256_fmadd_ps(x, y, z))
+    }
+
+    #[inline(always)]
     fn abs_f32(self, x: __m256) -> __m256 {
         avx2!(_mm256_and_ps(
             x,
@@ -346,7 +351,8 @@ impl Simd for Avx2 {
             // All ones beside the sign.
             let magnitude = _mm256_or_si256(codes, _mm256_set1_epi16(!0x7f));
             let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(-1));
-            let half = _mm256_or_si256(e4m3_as_half(codes), nan);
+            // All bits but the sign, which a NaN keeps.
+            let half = _mm256_or_si256(e4m3_as_half(codes), _mm256_srli_epi16::<1>(nan));
             let scale = _mm256_set1_ps(256.0);
             [
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),

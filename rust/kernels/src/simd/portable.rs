@@ -72,6 +72,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn fma_f32(self, x: [f32; 8], y: [f32; 8], z: [f32; 8]) -> [f32; 8] {
+        let mut result = z;
+        for lane in 0..8 {
+            result[lane] = x[lane].mul_add(y[lane], z[lane]);
+        }
+        result
+    }
+
+    #[inline(always)]
     fn abs_f32(self, mut x: [f32; 8]) -> [f32; 8] {
         for lane in &mut x {
             *lane = lane.abs();
