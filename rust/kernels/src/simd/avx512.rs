@@ -197,6 +197,7 @@ impl Simd for Avx512 {
         fn add_f32(x: __m256, y: __m256) -> __m256;
         fn sub_f32(x: __m256, y: __m256) -> __m256;
         fn mul_f32(x: __m256, y: __m256) -> __m256;
+        fn fma_f32(x: __m256, y: __m256, z: __m256) -> __m256;
         fn abs_f32(x: __m256) -> __m256;
         fn max_f32(x: __m256, y: __m256) -> __m256;
         fn all_equal_f32(x: __m256, y: __m256) -> bool;

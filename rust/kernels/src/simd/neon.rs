@@ -549,6 +549,16 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn fma_f32(
+        self,
+        x: [float32x4_t; 2],
+        y: [float32x4_t; 2],
+        z: [float32x4_t; 2],
+    ) -> [float32x4_t; 2] {
+        neon!(both!(vfmaq_f32; z, x, y))
+    }
+
+    #[inline(always)]
     fn abs_f32(self, x: [float32x4_t; 2]) -> [float32x4_t; 2] {
         neon!(both!(vabsq_f32; x))
     }

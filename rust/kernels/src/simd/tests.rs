@@ -147,6 +147,8 @@ impl<S: Simd> Recorder<S> {
         self.f32("add_f32", simd.add_f32(p, q));
         self.f32("sub_f32", simd.sub_f32(p, q));
         self.f32("mul_f32", simd.mul_f32(p, q));
+        let r = simd.load_f32(&lanes_f32(z));
+        self.f32("fma_f32", simd.fma_f32(p, q, r));
         self.f32("abs_f32", simd.abs_f32(p));
         self.f32("max_f32", simd.max_f32(p, q));
         self.f64s("widen", simd.widen(p));
