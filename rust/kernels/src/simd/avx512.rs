@@ -576,8 +576,9 @@ impl Short for Short512 {
             let codes = Self::load_bytes(low, high);
             let magnitude = _mm256_and_si256(codes, _mm256_set1_epi8(0x7f));
             let nan = _mm256_cmpeq_epi8_mask(magnitude, _mm256_set1_epi8(0x7f));
-            let half = Self::e4m3_as_half(codes);
-            let half = _mm512_mask_mov_epi16(half, nan, _mm512_set1_epi16(-1));
+            // All bits but the sign, which a NaN keeps.
+            let ones = _mm512_maskz_set1_epi16(nan, i16::MAX);
+            let half = _mm512_or_si512(Self::e4m3_as_half(codes), ones);
             let [first, second] = Self::from_halves(half);
             let scale = _mm512_set1_ps(256.0);
             [_mm512_mul_ps(first, scale), _mm512_mul_ps(second, scale)]

@@ -876,7 +876,9 @@ impl Simd for Neon {
             let values = |half| {
                 let ones = vdupq_n_u16(0x7f << 7);
                 let nan = vceqq_u16(vandq_u16(half, ones), ones);
-                let [low, high] = from_eight_halves(vorrq_u16(half, nan));
+                // All bits but the sign, which a NaN keeps.
+                let half = vorrq_u16(half, vshrq_n_u16::<1>(nan));
+                let [low, high] = from_eight_halves(half);
                 [vmulq_n_f32(low, 256.0), vmulq_n_f32(high, 256.0)]
             };
             let [low, high] = e4m3_as_halves(load_one(codes));

@@ -23,7 +23,16 @@ struct Recorder<S> {
     record: Record,
 }
 
-/// All NaN are one.
+/// A NaN that is loaded keeps its sign, which casts can tell; the rest of it nobody asks for.
+fn loaded_f32(x: f32) -> u64 {
+    u64::from(if x.is_nan() { f32::NAN.copysign(x) } else { x }.to_bits())
+}
+
+fn loaded_f64(x: f64) -> u64 {
+    if x.is_nan() { f64::NAN.copysign(x) } else { x }.to_bits()
+}
+
+/// All NaN are one, as those that are computed have a sign that depends on the processor.
 fn code_f32(x: f32) -> u64 {
     u64::from(if x.is_nan() { f32::NAN } else { x }.to_bits())
 }
@@ -43,13 +52,23 @@ impl<S: Simd> Recorder<S> {
     }
 
     fn f32(&mut self, name: &'static str, x: S::F32) {
+        let code = if name.contains("load") {
+            loaded_f32
+        } else {
+            code_f32
+        };
         let lanes = self.simd.array_f32(x);
-        self.put(name, lanes.map(code_f32));
+        self.put(name, lanes.map(code));
     }
 
     fn f64(&mut self, name: &'static str, x: S::F64) {
+        let code = if name.contains("load") {
+            loaded_f64
+        } else {
+            code_f64
+        };
         let lanes = self.simd.array_f64(x);
-        self.put(name, lanes.map(code_f64));
+        self.put(name, lanes.map(code));
     }
 
     fn f32s(&mut self, name: &'static str, rows: [S::F32; 2]) {
