@@ -413,7 +413,7 @@ macro_rules! compare_codes {
                     count!($width: counts.same_value[half], is_zero(distance));
                     count!($width: counts.flipped[half], flipped);
                 }
-            })
+            });
         }
     };
 }
@@ -436,7 +436,7 @@ macro_rules! classify_codes {
                     count!($width: counts.tiny[half], tiny);
                     count!($width: counts.saturated[half], saturated);
                 }
-            })
+            });
         }
     };
 }
@@ -458,7 +458,7 @@ macro_rules! survey_codes {
                     range.smallest[half] = register(min(of(range.smallest[half]), magnitude));
                     range.signed[half] = register(add_sign(of(range.signed[half]), code));
                 }
-            })
+            });
         }
     };
 }
@@ -942,7 +942,7 @@ impl Simd for Neon {
                 counts.same_value[half] =
                     vreinterpretq_u8_u64(vsubq_u64(same, vceqzq_u64(distance)));
             }
-        })
+        });
     }
 
     #[inline(always)]
@@ -965,7 +965,7 @@ impl Simd for Neon {
                 count!(bits32: counts.same_code[half], is_zero(distance));
                 count!(bits32: counts.flipped[half], flipped);
             }
-        })
+        });
     }
 
     #[inline(always)]
@@ -990,7 +990,7 @@ impl Simd for Neon {
                 );
                 count_64(counts, half, distance, vceqq_u64(a, b), flipped);
             }
-        })
+        });
     }
 
     #[inline(always)]
@@ -1247,7 +1247,7 @@ fn count_64(
         counts.farthest[half] = vreinterpretq_u8_u64(farthest);
         counts.same_code[half] = count(counts.same_code[half], same_code);
         counts.flipped[half] = count(counts.flipped[half], flipped);
-    })
+    });
 }
 
 /// The upper 16 bits of eight lanes of 32.
