@@ -135,7 +135,8 @@ def diff(
         thresholds: Add a column ``above_T`` per threshold T: how many elements have ``|d| > T``.
         histogram: Keep a log2 histogram of ``|d|``, and add quantiles estimated from it.
         threads: How many threads work; 0 is one per core. Never changes a result.
-        isa: Force an instruction-set level; None is the best. Never changes a result.
+        isa: Force an instruction-set level: portable, avx2, avx512 or neon, if it is there;
+            None is the best. Never changes a result.
         io: How files are read: ``mapped`` in place, ``read`` into buffers, ``auto`` mapped where
             the system can and the file system is a local one. Never changes a result.
         on_progress: Called now and then with (bytes done, bytes in all).

@@ -3,7 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{
+    Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, OnePlace, Simd,
+};
 
 /// Proof that this machine has AVX2, F16C and FMA.
 #[derive(Clone, Copy)]
@@ -46,6 +48,12 @@ impl Simd for Avx2 {
     type Counts32 = __m256i;
     type Counts64 = __m256i;
     type Codes = __m256i;
+    type Short = OnePlace<Self>;
+
+    #[inline(always)]
+    fn short(self) -> OnePlace<Self> {
+        OnePlace(self)
+    }
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> __m256 {

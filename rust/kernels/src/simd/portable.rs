@@ -1,6 +1,8 @@
 //! Lanes as arrays, for the compiler to make of them what the target has.
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{
+    Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, OnePlace, Simd,
+};
 use crate::decode::{f8_e4m3, f8_e5m2, f16};
 
 /// Needs nothing.
@@ -32,6 +34,12 @@ impl Simd for Portable {
     type Counts32 = [u32; 8];
     type Counts64 = [u64; 4];
     type Codes = [u32; 32];
+    type Short = OnePlace<Self>;
+
+    #[inline(always)]
+    fn short(self) -> OnePlace<Self> {
+        OnePlace(self)
+    }
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> [f32; 8] {

@@ -175,6 +175,7 @@ struct CountCodes<'a, const N: usize> {
 
 impl<const N: usize> Pass for CountCodes<'_, N> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {

@@ -10,7 +10,7 @@ use crate::decode::PADDING;
 use crate::level::Pass;
 use crate::passes::{ShortTerms, Sum, add_two, pair, rows, sum_lanes, sum_short};
 use crate::runs::{NarrowRun, Values, WideRun};
-use crate::simd::{Classes, CodeExtremes, Simd};
+use crate::simd::{Classes, CodeExtremes, OnePlace, Short, Simd};
 
 /// What one pass over a block finds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,6 +118,7 @@ pub(super) struct FoundIntegers {
 
 impl Pass for SurveyIntegers<'_> {
     type Output = FoundIntegers;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> FoundIntegers {
@@ -270,7 +271,7 @@ impl<R: NarrowRun> Pass for ShortPowersPass<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Option<PowerSums> {
-        let sums = sum_short(simd, self.0.halves(), &mut PowerTerms(self.0));
+        let sums = sum_short(simd, self.0.halves(), &PowerTerms(self.0));
         let [absolute, first, second, third, fourth] = sums.totals;
         let powers = PowerSums {
             absolute,
@@ -283,17 +284,23 @@ impl<R: NarrowRun> Pass for ShortPowersPass<R> {
 /// |x|, x, x², x³ and x⁴.
 struct PowerTerms<R>(R);
 
-impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for PowerTerms<R> {
+impl<R: NarrowRun> ShortTerms<5> for PowerTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
-        let x = self.0.load(simd, half, quarter);
-        let square = rows!(simd.mul_f32(x, x));
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        _largest: &mut V::Floats,
+    ) -> [V::Floats; 5] {
+        let x = self.0.load_short(short, half, quarter);
+        let square = rows!(short.mul(x, x));
         [
-            pair(simd, [simd.abs_f32(x[0]), simd.abs_f32(x[1])]),
-            pair(simd, x),
-            pair(simd, square),
-            pair(simd, rows!(simd.mul_f32(square, x))),
-            pair(simd, rows!(simd.mul_f32(square, square))),
+            pair(short, [short.abs(x[0]), short.abs(x[1])]),
+            pair(short, x),
+            pair(short, square),
+            pair(short, rows!(short.mul(square, x))),
+            pair(short, rows!(short.mul(square, square))),
         ]
     }
 }
@@ -401,8 +408,8 @@ impl<R: NarrowRun> Pass for Pivot<R> {
         let (mut sum, mut squares) = (zero, zero);
         for (half, quarter) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let x = self.0.load(simd, half, quarter);
-            sum = simd.add_f32(sum, pair(simd, x));
-            squares = simd.add_f32(squares, pair(simd, rows!(simd.mul_f32(x, x))));
+            sum = simd.add_f32(sum, pair(OnePlace(simd), x));
+            squares = simd.add_f32(squares, pair(OnePlace(simd), rows!(simd.mul_f32(x, x))));
         }
         let (mut mean, mut mean_square) = (0.0, 0.0);
         for (sum, square) in simd.array_f32(sum).into_iter().zip(simd.array_f32(squares)) {
