@@ -437,6 +437,81 @@ fn weights(dtype: DType, seed: u64, count: usize) -> Vec<u8> {
     bytes
 }
 
+/// The same with a code here and there that is NaN or Inf, where the dtype has them.
+fn blotted(dtype: DType, mut bytes: Vec<u8>, seed: u64) -> Vec<u8> {
+    let Some((_, mantissa, ..)) = format(part(dtype)) else {
+        return bytes;
+    };
+    let width = part(dtype).bits() as usize / 8;
+    if width == 0 {
+        return bytes;
+    }
+    let all = u64::MAX >> (64 - 8 * width);
+    let infinity = (all >> 1) >> mantissa << mantissa;
+    let sign = all ^ (all >> 1);
+    let blots = [all >> 1, all, infinity, infinity | sign, infinity | 1, sign];
+    let count = bytes.len() / width;
+    for (code, die) in bytes.chunks_exact_mut(width).zip(noise(seed, count)) {
+        if let Some(blot) = blots.get(usize::from(die)) {
+            code.copy_from_slice(&blot.to_le_bytes()[..width]);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn weights_of_which_a_few_are_not_finite() {
+    let counts = [1, 64, BLOCK - 1, BLOCK, 3 * BLOCK + 65];
+    for dtype in judged_with_complex() {
+        for count in counts {
+            let a = blotted(dtype, weights(dtype, 3, count), 5);
+            let b = blotted(dtype, weights(dtype, 4, count), 6);
+            let same_places = blotted(dtype, weights(dtype, 4, count), 5);
+            for other in [&b, &same_places, &a] {
+                check_diff((dtype, dtype), &a, other, count);
+            }
+            check_diff(
+                (dtype, DType::F32),
+                &a,
+                &weights(DType::F32, 8, count),
+                count,
+            );
+            check_diff(
+                (DType::BF16, dtype),
+                &weights(DType::BF16, 9, count),
+                &a,
+                count,
+            );
+            if dtype.components() == 1 {
+                check_stats(dtype, &a, count);
+                let options = DiffOptions {
+                    rtol: 0.25,
+                    thresholds: vec![0.0, 1e-3, 1.0],
+                    histogram: true,
+                    ..DiffOptions::default()
+                };
+                check_extras(dtype, &a, &b, count, &options);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_but_nan() {
+    for dtype in [
+        DType::BF16,
+        DType::F16,
+        DType::F32,
+        DType::F64,
+        DType::F8E5M2,
+    ] {
+        let nan = vec![0x7f; 8 * BLOCK];
+        check_diff((dtype, dtype), &nan, &nan, BLOCK);
+        check_diff((dtype, dtype), &nan, &weights(dtype, 3, BLOCK), BLOCK);
+        check_diff((dtype, dtype), &weights(dtype, 3, BLOCK), &nan, BLOCK);
+    }
+}
+
 #[test]
 fn every_pair_of_dtypes_and_every_length() {
     for dtype_a in judged_with_complex() {
