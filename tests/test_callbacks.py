@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,12 @@ from ckptdiff.callbacks.sums import _CHUNK_CPU
 from safetensors.torch import save_file
 from torch import nn
 
+from tests import distributed_watchers
+from tests.distributed_watchers import Layer, Model, disturb
+from tests.distributed_writers import RANKS, run_in_processes
 from tests.spectra import Array
 
 MEASURES = ("relative_update", "cosine", "changed_bf16", "nan", "inf")
-
-
-class Layer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(width, 2 * width)
-        self.down = nn.Linear(2 * width, width)
-
-
-class Model(nn.Module):
-    """Two layers, and a frozen embedding."""
-
-    def __init__(self, width: int = 12) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(30, width)
-        self.embed.weight.requires_grad_(False)
-        self.layers = nn.ModuleList(Layer(width) for _ in range(2))
 
 
 @pytest.fixture
@@ -48,15 +36,6 @@ def weights(model: nn.Module) -> dict[str, Array]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
-
-
-def disturb(model: nn.Module, seed: int, scale: float = 1e-3) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.add_((scale * noise).to(parameter.dtype))
 
 
 def in_bfloat16(values: Array) -> Array:
@@ -249,8 +228,58 @@ def test_trouble_is_one_line(model: Model, options: dict[str, Any], says: str) -
 
 def test_sharded_parameters_are_refused(model: Model) -> None:
     model.layers[0].up.weight.ds_id = 1  # as DeepSpeed marks them
-    with pytest.raises(ValueError, match=r"'layers.0.up.weight' is sharded"):
+    with pytest.raises(ValueError, match=r"'layers.0.up.weight' is sharded by DeepSpeed"):
         Watcher(model)
+
+
+def test_flat_parameters_are_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer as FSDP's first version wraps it, of which a process has a flat part."""
+    from torch.distributed import fsdp
+
+    monkeypatch.setattr(fsdp, "FullyShardedDataParallel", Layer)
+    with pytest.raises(ValueError, match=r"^the model is sharded by FullyShardedDataParallel"):
+        Watcher(model)
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("watchers")
+    torch.manual_seed(0)
+    save_file(Model(distributed_watchers.WIDTH).state_dict(), folder / "model.safetensors")
+    run_in_processes("tests.distributed_watchers", folder, ",".join(distributed_watchers.CASES))
+    return folder
+
+
+@pytest.mark.parametrize("case", distributed_watchers.CASES)
+@pytest.mark.parametrize("way", distributed_watchers.WAYS)
+def test_what_two_processes_hold_is_measured_as_the_whole(
+    case: str, way: str, in_two_processes: Path
+) -> None:
+    expected = distributed_watchers.measured(
+        Model(distributed_watchers.WIDTH), in_two_processes, way
+    )
+    found = [
+        json.loads((in_two_processes / f"{case}.{rank}.json").read_text())[way]
+        for rank in range(RANKS)
+    ]
+    assert found[0]["logs"] == found[1]["logs"], "the same in all processes, to the last bit"
+    for logs, whole in zip(found[0]["logs"], expected["logs"], strict=True):
+        assert logs.keys() == whole.keys()
+        for key, value in whole.items():
+            exact = key.split("/")[1] in ("nan", "inf", "changed_bf16")
+            assert logs[key] == (value if exact else pytest.approx(value, rel=1e-12)), key
+    # each keeps what it measures, and nothing twice
+    assert sum(result["bytes"] for result in found) == expected["bytes"]
+    if way != "baseline" and case != "replicated":
+        assert all(result["bytes"] < expected["bytes"] for result in found)
+
+
+def test_where_one_process_fails_the_other_is_told(in_two_processes: Path) -> None:
+    first, second = (
+        json.loads((in_two_processes / f"failure.{rank}.json").read_text()) for rank in range(RANKS)
+    )
+    assert second["error"].startswith("CheckpointReadError: ")
+    assert first["error"] == f"ValueError: another process failed with {second['error']}"
 
 
 @pytest.mark.gpu
@@ -372,3 +401,36 @@ def test_the_trainer_against_the_initial_checkpoint(trainer: Any, tmp_path: Path
     trainer.train()
     (entry,) = [entry for entry in trainer.state.log_history if "ckptdiff/nan" in entry]
     assert_measures(entry, "", oracle(flat(weights(trainer.model)), before))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_logs(
+    sharded: bool, rank: int, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others measure only where the first needs their parts."""
+    pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate")
+    from ckptdiff.callbacks import CkptdiffCallback
+    from ckptdiff.callbacks import trainer as module
+
+    logged: list[dict[str, float]] = []
+    measured = 0
+    measure = Watcher.measure
+
+    def counted(self: Watcher) -> dict[str, float]:
+        nonlocal measured
+        measured += 1
+        return measure(self)
+
+    monkeypatch.setattr(Watcher, "measure", counted)
+    monkeypatch.setattr(module, "is_sharded", lambda parameter: sharded)
+    callback = CkptdiffCallback(SimpleNamespace(log=logged.append), every=2)  # type: ignore[arg-type]
+    state = SimpleNamespace(is_world_process_zero=rank == 0, global_step=0)
+    control = SimpleNamespace(should_log=False)
+    callback.on_train_begin(None, state, control, model=model)
+    for step in (1, 2, 3, 4):
+        state.global_step = step
+        callback.on_step_end(None, state, control)
+    assert measured == (2 if sharded or rank == 0 else 0)
+    assert len(logged) == (2 if rank == 0 else 0)

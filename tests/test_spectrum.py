@@ -11,6 +11,7 @@ import ckptdiff
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from ckptdiff.spectra import arithmetic, run
 from ckptdiff.spectra.arithmetic import NumpyMatrix
 from ckptdiff.spectra.leading import exact_leading, principal_angles, randomised_leading
@@ -18,11 +19,13 @@ from ckptdiff.spectra.matrices import matrices_of
 from ckptdiff.spectra.options import EXACT_UP_TO
 from ckptdiff.spectra.row import COLUMNS
 from ckptdiff.spectra.tail import fit_tail
+from safetensors.torch import save_file
 from scipy.linalg import subspace_angles
 
 from tests.cli import assert_one_line_of_trouble, invoke
 from tests.dtypes import DTYPES, scalars
 from tests.gguf_writers import dequantised, random_blocks, write_gguf
+from tests.layouts import hugging_face_model
 from tests.samples import tame
 from tests.spectra import Array, matrix, measures, tail_fit, weights
 from tests.writers import tensor, write_file, write_sharded, write_sparse
@@ -211,7 +214,6 @@ def test_alpha_is_that_of_weightwatcher() -> None:
 
 
 def trained_model() -> Any:
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(3)
@@ -379,6 +381,112 @@ def test_experts_go_by_their_globs() -> None:
     assert [m.rows for m in matrices_of("a.experts.b", (2, 3, 4, 5))] == [2]
 
 
+class Mixture(torch.nn.Module):
+    """A block of OLMo-core with experts of one of its two kinds, 24 wide and 40 within."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        from olmo_core.nn.moe import mlp, router
+
+        torch.manual_seed(3)
+        self.router = router.MoELinearRouter(d_model=24, num_experts=5)
+        self.experts = torch.nn.Module()
+        self.experts.mlp = getattr(mlp, kind)(d_model=24, hidden_size=40, num_experts=5)
+        self.shared_mlp = torch.nn.Module()
+        self.shared_mlp.w1 = torch.nn.Linear(24, 40, bias=False)
+
+    def as_forward_sees_them(self) -> dict[str, Array]:
+        """By the very shapes that MoEMLP.forward and DroplessMoEMLP.forward take views of."""
+        mlp = self.experts.mlp
+        inner = (24, 40) if type(mlp).__name__ == "MoEMLP" else (40, 24)
+        shapes = {"w1": inner, "w2": (40, 24), "w3": inner}
+        return {
+            f"blocks.0.feed_forward_moe.experts.mlp.{name}[{expert}]": matrix.numpy()
+            for name, shape in shapes.items()
+            for expert, matrix in enumerate(getattr(mlp, name).detach().view(5, *shape))
+        }
+
+
+@pytest.mark.filterwarnings("ignore")  # OLMo-core wants grouped_gemm
+@pytest.mark.parametrize("kind", ["MoEMLP", "DroplessMoEMLP"])
+@pytest.mark.parametrize("told_by", ["router", "router of two dimensions", "config", "nobody"])
+def test_experts_below_one_another_are_a_matrix_each(
+    kind: str, told_by: str, tmp_path: Path
+) -> None:
+    block = Mixture(kind)
+    state = {f"blocks.0.feed_forward_moe.{k}": v.detach() for k, v in block.state_dict().items()}
+    router = "blocks.0.feed_forward_moe.router.weight"
+    if told_by == "router of two dimensions":
+        state[router] = state[router].view(5, 24)
+    elif told_by != "router":
+        del state[router]
+    if told_by == "config":
+        experts = {"feed_forward_moe": {"num_experts": 5, "hidden_size": 40}}
+        config = {"model": {"d_model": 24, "n_layers": 1, "block": {**experts, "layer_norm": {}}}}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(state, tmp_path / "model.safetensors")
+    report = ckptdiff.spectrum(tmp_path, include="*moe.[es]*", method="exact")
+    shared = "blocks.0.feed_forward_moe.shared_mlp.w1.weight"
+    expected = block.as_forward_sees_them()
+    if told_by == "nobody":
+        expected = {name: state[name].numpy() for name in state if ".experts." in name}
+        (note,) = report.notes
+        assert note.startswith("tensor 'blocks.0.feed_forward_moe.experts.mlp.w1' (and 2 more) is")
+    else:
+        assert report.notes == ()
+    expected[shared] = state[shared].numpy()
+    assert [row.name for row in report] == list(expected)
+    for row in report:
+        assert_is_spectrum_of(row, expected[row.name])
+    # of a difference, by the names of A, whatever B calls them
+    other = {name.replace("blocks", "layers"): 2 * value for name, value in state.items()}
+    difference = ckptdiff.spectrum(tmp_path, other, rename="blocks=layers", method="exact")
+    assert len(difference) == len(expected) + (told_by == "router of two dimensions")
+    for row in difference:
+        if "router" not in row.name:
+            assert_is_spectrum_of(row, expected[row.name.replace("layers", "blocks")])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_optimizers_state_has_the_experts_of_its_weights() -> None:
+    block = Mixture("MoEMLP")
+    state = {f"optim.state.x.{k}.exp_avg": v.detach() for k, v in block.state_dict().items()}
+    names = {row.name for row in ckptdiff.spectrum(state, include="*experts*")}
+    assert {f"optim.state.x.experts.mlp.w2.exp_avg[{e}]" for e in range(5)} <= names
+
+
+def test_the_biases_of_experts_are_no_matrix() -> None:
+    """GPT-OSS's are (experts, columns), and there is nothing to see in what they span."""
+    from transformers.models.gpt_oss.configuration_gpt_oss import GptOssConfig
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
+
+    config = GptOssConfig(hidden_size=16, intermediate_size=12, num_local_experts=3)
+    state = {
+        f"layers.0.mlp.{name}": torch.randn(value.shape)
+        for name, value in GptOssMLP(config).state_dict().items()
+    }
+    report = ckptdiff.spectrum(state)
+    rows = [f"experts.{name}[{e}]" for name in ("down_proj", "gate_up_proj") for e in range(3)]
+    assert [row.name for row in report] == [f"layers.0.mlp.{n}" for n in (*rows, "router.weight")]
+    left_out = {item.name for item in report.not_compared}
+    assert {f"layers.0.mlp.experts.{name}_proj_bias" for name in ("down", "gate_up")} <= left_out
+
+
+@pytest.mark.parametrize("family", ["Qwen3Moe", "Mixtral", "Olmoe"])
+def test_experts_of_transformers_are_a_matrix_each(family: str, tmp_path: Path) -> None:
+    """As modules hold them, and as files do, one by one: both name and split them alike."""
+    model = hugging_face_model(family, **{"num_local_experts": 3} if family == "Mixtral" else {})
+    live = ckptdiff.spectrum(model, include="*experts*")
+    held = {k: v for k, v in model.state_dict().items() if "experts" in k and v.dim() == 3}
+    assert len(live) == 3 * len(held) > 0
+    for row in live:
+        name, _, expert = row.name.removesuffix("]").partition("[")
+        assert_is_spectrum_of(row, held[name][int(expert)].numpy())
+    model.save_pretrained(tmp_path)
+    for row in ckptdiff.spectrum(tmp_path, include="*experts*"):
+        assert "[" not in row.name or len(ckptdiff.open(tmp_path)[row.name.split("[")[0]].shape) > 2
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_not_finite_or_zero(method: Any) -> None:
     rng = np.random.default_rng(6)
@@ -421,7 +529,6 @@ def test_what_has_no_partner_is_named(tmp_path: Path) -> None:
 
 
 def test_format_and_sharding_change_nothing(tmp_path: Path) -> None:
-    import torch
 
     values = {f"w.{n}": weights(40, 30, n) for n in range(4)}
     tensors = {name: tensor(value, "BF16") for name, value in values.items()}

@@ -202,7 +202,7 @@ class Checkpoint(Mapping[str, TensorRef]):
         if self._device_tensors:
             from ckptdiff.backends.derived import derived_tensors
 
-            derived._device_tensors = derived_tensors(self._device_tensors, self.names(), items)
+            derived._device_tensors = derived_tensors(self._device_tensors, self._manifest, items)
         derived._tied = {
             name: twin for name, twin in self._tied.items() if {name, twin} <= derived.keys()
         }

@@ -15,6 +15,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from ckptdiff.api import CheckpointLike
+from ckptdiff.backends.torch.shards import is_sharded
 from ckptdiff.callbacks.watcher import By, Watcher
 
 __all__ = ["CkptdiffCallback"]
@@ -25,7 +26,8 @@ class CkptdiffCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     ``trainer.add_callback(CkptdiffCallback(trainer, every=100))``. The other arguments are those of
     :class:`~ckptdiff.callbacks.Watcher`, whose snapshot is taken when training begins, after a
-    checkpoint that it resumes from was loaded. Of several processes the first measures and logs.
+    checkpoint that it resumes from was loaded. Of several processes the first logs; it alone
+    measures, unless parameters are spread over the processes (FSDP2), which then all do.
 
     Raises ValueError as Watcher does, when training begins.
     """
@@ -61,7 +63,8 @@ class CkptdiffCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the snapshot, or open the baseline."""
         del args, control
-        if state.is_world_process_zero:
+        sharded = any(is_sharded(parameter) for parameter in kwargs["model"].parameters())
+        if sharded or state.is_world_process_zero:
             self._watcher = Watcher(kwargs["model"], every=self._every, **self._options)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -69,9 +72,12 @@ class CkptdiffCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         del args, kwargs
         if self._watcher is None or state.global_step % self._every:
             return
+        measures = self._watcher.measure()
+        if not state.is_world_process_zero:
+            return
         # logging counts as the logging of this step, whose loss may not have been logged yet
         should_log = control.should_log
-        self._trainer.log(self._watcher.measure())
+        self._trainer.log(measures)
         control.should_log = should_log
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

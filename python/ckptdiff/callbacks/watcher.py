@@ -12,6 +12,11 @@ and most are, is not in w - r then, but the snapshot's rounding error is. So the
 rounded too before they are compared, and what is measured is the update that a bfloat16 copy of the
 weights sees: an element moves by a whole step or not at all. Its norm is then too large, by about
 √(step / update) for small updates; the share of changed elements is exact either way.
+
+*Processes.* Of a parameter that is spread over processes (a DTensor, as FSDP2 and tensor
+parallelism make them) each keeps and measures the part that it holds, one of equal copies being
+measured by the first process that has it. Eight numbers of each parameter are merged over the
+groups of its mesh, so every process of them has the same measures, which are those of the whole.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import fnmatch
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -28,6 +34,9 @@ import torch
 
 from ckptdiff.api import CheckpointLike
 from ckptdiff.api import open as open_checkpoint
+from ckptdiff.backends.torch.boxes import Box, elements_of, whole
+from ckptdiff.backends.torch.shards import Held, groups_of, held_boxes, is_sharded
+from ckptdiff.callbacks.processes import Failures, merge_over_processes
 from ckptdiff.callbacks.sums import Sums, chunk_sums, chunks_of, in_float64
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.groups import layer, module
@@ -45,14 +54,30 @@ _PREFIX = "ckptdiff"
 
 
 @dataclass(slots=True)
+class _Piece:
+    """A box of a parameter, all of it or what this process holds, and what is kept of it, flat:
+    what it is held against, and its last update.
+    """
+
+    box: Box
+    snapshot: torch.Tensor | None = None
+    update: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
 class _Watched:
-    """A parameter, what it is held against, and its last update."""
+    """A parameter, its pieces here, and where it is in the baseline."""
 
     name: str
     parameter: torch.nn.Parameter
-    snapshot: torch.Tensor | None
-    update: torch.Tensor | None
+    pieces: list[_Piece]
     index: int = -1
+
+    def held(self) -> Iterator[tuple[_Piece, torch.Tensor]]:
+        """Each piece, and its elements as they are now."""
+        now = _held(self.name, self.parameter)
+        for piece, held in zip(self.pieces, now, strict=True):
+            yield piece, held.tensor
 
 
 class Watcher:
@@ -69,9 +94,12 @@ class Watcher:
     kept; None keeps none, and there is no cosine. ``device``: where both are kept: None for where
     each parameter is, or ``"cpu"``.
 
-    Raises ValueError where no parameter is left to watch, where one is sharded (a DTensor, or of
-    DeepSpeed's stage 3: what a rank holds says nothing of the whole), and where the baseline lacks
-    a parameter or has it in another shape; and what :func:`ckptdiff.open` raises.
+    Where parameters are DTensors, every process that holds a part makes a watcher, and measures
+    when the others do.
+
+    Raises ValueError where no parameter is left to watch, where one is sharded in a way that does
+    not tell which part a rank holds (FSDP's first version, DeepSpeed's stage 3), and where the
+    baseline lacks a parameter or has it in another shape; and what :func:`ckptdiff.open` raises.
     """
 
     def __init__(
@@ -100,20 +128,27 @@ class Watcher:
         self._device = device
         self._has_update = False
         self._watched = [
-            _Watched(name, parameter, None, None)
+            _Watched(name, parameter, [_Piece(held.box) for held in _held(name, parameter)])
             for name, parameter in _chosen(model, include, exclude)
         ]
+        self._groups: dict[tuple[Any, ...], list[int]] = {}
+        for number, watched in enumerate(self._watched):
+            if is_sharded(watched.parameter):
+                self._groups.setdefault(groups_of(watched.parameter), []).append(number)
         if not self._watched:
             raise ValueError("there is no trainable parameter to watch that the globs leave in")
         if baseline is None:
-            self._take_snapshot()
+            # a tensor made in that mode could not be written to outside of it
+            with torch.inference_mode(False), torch.no_grad():
+                self._take_snapshot()
         else:
             self._open_baseline(baseline)
 
     @property
     def bytes_kept(self) -> int:
-        """The memory that snapshot and last update take together."""
-        kept = [tensor for each in self._watched for tensor in (each.snapshot, each.update)]
+        """The memory that snapshot and last update take together, in this process."""
+        pieces = [piece for watched in self._watched for piece in watched.pieces]
+        kept = [tensor for piece in pieces for tensor in (piece.snapshot, piece.update)]
         return sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor is not None)
 
     def step(self) -> dict[str, float]:
@@ -137,44 +172,56 @@ class Watcher:
         - ``changed_bf16``: the share of elements that differ once both are rounded to bfloat16,
         - ``nan``, ``inf``: how many elements are not finite now; norms are over the others.
         """
-        sums: list[torch.Tensor] = []
-        owners: list[int] = []
-        with torch.no_grad():
-            for number, watched in enumerate(self._watched):
-                for chunk in self._reduced(watched):
-                    sums.append(chunk)
-                    owners.append(number)
         per_parameter = [Sums() for _ in self._watched]
-        for number, values in zip(owners, _in_float64(sums), strict=True):
-            per_parameter[number].add(values)
+        failures = Failures()
+        if not self._groups:
+            self._measure_here(per_parameter)
+        else:
+            with failures.kept():
+                self._measure_here(per_parameter)
+            merge_over_processes(per_parameter, self._groups, failures)
         had_update = self._has_update
         self._has_update = self._update_dtype is not None
         return self._named(per_parameter, had_update)
 
-    def _reduced(self, watched: _Watched) -> Iterator[torch.Tensor]:
+    def _measure_here(self, per_parameter: list[Sums]) -> None:
+        """Add the sums of all pieces of this process."""
+        sums: list[torch.Tensor] = []
+        owners: list[int] = []
+        with torch.no_grad():
+            for number, watched in enumerate(self._watched):
+                for piece, tensor in watched.held():
+                    for chunk in self._reduced(watched, piece, tensor):
+                        sums.append(chunk)
+                        owners.append(number)
+        for number, values in zip(owners, _in_float64(sums), strict=True):
+            per_parameter[number].add(values)
+
+    def _reduced(
+        self, watched: _Watched, piece: _Piece, tensor: torch.Tensor
+    ) -> Iterator[torch.Tensor]:
         """The sums of each chunk; the snapshot is brought up to date on the way."""
-        flat = watched.parameter.detach().reshape(-1)
-        for chunk in chunks_of(flat.numel(), flat.device):
-            now = flat[chunk]
-            reference = self._reference(watched, chunk).to(now.device)
-            if self._snapshot_dtype is not None and watched.snapshot is not None:
+        for chunk in chunks_of(piece.box.numel, tensor.device):
+            now = elements_of(tensor, chunk.start, chunk.stop)
+            reference = self._reference(watched, piece, chunk).to(now.device)
+            if self._snapshot_dtype is not None and piece.snapshot is not None:
                 # what the snapshot rounded away is no change
                 now = now.to(self._snapshot_dtype)
-            last = None if watched.update is None else watched.update[chunk].to(now.device)
+            last = None if piece.update is None else piece.update[chunk].to(now.device)
             sums, difference = chunk_sums(now, reference, last if self._has_update else None)
-            if watched.snapshot is not None:
-                watched.snapshot[chunk] = now.to(watched.snapshot.device)
-            if watched.update is not None:
-                watched.update[chunk] = difference.to(watched.update.dtype).to(
-                    watched.update.device
-                )
+            if piece.snapshot is not None:
+                piece.snapshot[chunk] = now.to(piece.snapshot.device)
+            if piece.update is not None:
+                piece.update[chunk] = difference.to(piece.update.dtype).to(piece.update.device)
             yield sums
 
-    def _reference(self, watched: _Watched, chunk: slice) -> torch.Tensor:
-        if watched.snapshot is not None:
-            return watched.snapshot[chunk]
+    def _reference(self, watched: _Watched, piece: _Piece, chunk: slice) -> torch.Tensor:
+        if piece.snapshot is not None:
+            return piece.snapshot[chunk]
         assert self._manifest is not None
-        data = bytearray(self._manifest.values(watched.index, chunk.start, chunk.stop))
+        data = bytearray()
+        for first, last in piece.box.runs(watched.parameter.shape, chunk.start, chunk.stop):
+            data += self._manifest.values(watched.index, first, last)
         width = len(data) // (chunk.stop - chunk.start)
         values = torch.frombuffer(data, dtype=torch.float32 if width == 4 else torch.float64)
         if watched.parameter.device.type == "mps":
@@ -182,13 +229,13 @@ class Watcher:
         return values
 
     def _take_snapshot(self) -> None:
-        for watched in self._watched:
-            flat = watched.parameter.detach().reshape(-1)
+        for piece, tensor in (held for watched in self._watched for held in watched.held()):
+            flat = elements_of(tensor, 0, piece.box.numel)
             dtype = flat.dtype if self._snapshot_dtype is None else self._snapshot_dtype
             place = flat.device if self._device is None else torch.device(self._device)
-            watched.snapshot = flat.to(device=place, dtype=dtype, copy=True)
+            piece.snapshot = flat.to(device=place, dtype=dtype, copy=True)
             if self._update_dtype is not None:
-                watched.update = torch.zeros(flat.shape, dtype=self._update_dtype, device=place)
+                piece.update = torch.zeros(flat.shape, dtype=self._update_dtype, device=place)
 
     def _open_baseline(self, baseline: CheckpointLike) -> None:
         checkpoint = open_checkpoint(_as_checkpoint(baseline))
@@ -238,11 +285,26 @@ def _measures(sums: Sums, had_update: bool) -> Iterator[tuple[str, float]]:
     yield "inf", sums.inf
 
 
+def _held(name: str, parameter: torch.nn.Parameter) -> list[Held]:
+    """The boxes of a parameter that this process has to measure."""
+    if is_sharded(parameter):
+        return held_boxes(name, parameter)
+    return [Held(whole(parameter.shape), parameter.detach())]
+
+
 def _chosen(
     model: torch.nn.Module, include: str | Iterable[str], exclude: str | Iterable[str]
 ) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """The trainable parameters, each once, that the globs leave in."""
     including, excluding = _patterns(include), _patterns(exclude)
+    flat = sys.modules.get("torch.distributed.fsdp")
+    if flat is not None and any(
+        isinstance(module, flat.FullyShardedDataParallel) for module in model.modules()
+    ):
+        raise ValueError(
+            "the model is sharded by FullyShardedDataParallel, which does not tell what part of a "
+            "parameter a process holds; shard it with fully_shard (FSDP2)"
+        )
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or not parameter.is_floating_point():
             continue
@@ -250,9 +312,10 @@ def _chosen(
             continue
         if any(pattern.match(name) for pattern in excluding):
             continue
-        if hasattr(parameter, "to_local") or hasattr(parameter, "ds_id"):
+        if hasattr(parameter, "ds_id"):
             raise ValueError(
-                f"parameter {name!r} is sharded over processes, and only whole ones can be watched"
+                f"parameter {name!r} is sharded by DeepSpeed, which does not tell what part of it "
+                "a process holds; only whole ones and DTensors can be watched"
             )
         yield name, parameter
 

@@ -93,7 +93,8 @@ when interrupted.
     multiple=True,
     default=("*expert*",),
     show_default=True,
-    help="Tensors (experts, rows, columns) that are a matrix per expert.",
+    help="Tensors (experts, rows, columns), or with the first two as one, that are a matrix per "
+    "expert.",
 )
 @click.option(
     "--device",

@@ -16,6 +16,7 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.render.units import human_bytes
 from ckptdiff.report import NotCompared, not_compared
 from ckptdiff.spectra.arithmetic import MakeMatrix, make_matrix_on
+from ckptdiff.spectra.experts import Experts
 from ckptdiff.spectra.matrices import EXPERTS, MatrixRef, matrices_of
 from ckptdiff.spectra.options import Method, SpectrumOptions
 from ckptdiff.spectra.report import SpectrumReport
@@ -66,7 +67,8 @@ def spectrum(
         angles: The dimension of the leading subspaces of A and B between which principal angles are
             taken; 0 for none. They cost a randomised run of either matrix.
         experts: Globs of names; a tensor of three dimensions that one matches is a matrix per
-            expert.
+            expert, and so is one of two that has them one below the other, as OLMo-core keeps
+            them, where the layer's router or the config says how many they are.
         device: ``cpu`` is numpy; ``cuda``, ``cuda:N``, ``mps`` and ``cpu-torch`` multiply in torch.
         include, exclude, rename, key_a, key_b, optimizer: As for :func:`ckptdiff.diff`.
         on_progress: Called after each matrix with (bytes of tensors done, bytes in all).
@@ -117,6 +119,8 @@ class _Work:
             named_a = apply_rules(a.names(), rules, rules.renames)
         self.not_compared: list[NotCompared] = list(not_compared("a", named_a, a))
         self._experts = options.experts
+        self._taken_whole: list[str] = []
+        self._stacks = [Experts(side) for side in (a, b) if side is not None]
         self.items: list[tuple[MatrixRef, Side, Side | None]] = []
         self.bytes = 0
         pairs: Iterable[tuple[int, int | None]]
@@ -137,6 +141,7 @@ class _Work:
             self._unpaired(pairing, a, b, named_a)
         for index_a, index_b in pairs:
             self._add(a, index_a, b, index_b, named_a)
+        self._note_on_those_taken_whole()
 
     def _unpaired(self, pairing: _core.Pairing, a: Checkpoint, b: Checkpoint, named: Named) -> None:
         def name(index: int) -> str:
@@ -162,7 +167,10 @@ class _Work:
             name = other.name
             sides.append(Side(b.manifest, index_b, other.dtype))
             size += other.bytes
-        matrices = list(matrices_of(name, tensor.shape, self._experts))
+        count = None
+        if len(tensor.shape) == 2 and self._experts:
+            count = self._count(a.tensor_at(index_a).name, name)
+        matrices = list(matrices_of(name, tensor.shape, self._experts, count))
         reason = _unfit({side.dtype for side in sides}, matrices)
         if reason is not None:
             self.not_compared.append(NotCompared("a", name, reason))
@@ -170,6 +178,24 @@ class _Work:
         self.bytes += size
         for matrix in matrices:
             self.items.append((matrix, sides[0], sides[1] if len(sides) > 1 else None))
+
+    def _count(self, *names: str) -> int | None:
+        """How many experts a tensor of two dimensions has, by the side that tells."""
+        for stacks, own_name in zip(self._stacks, names, strict=False):
+            count = stacks.count(own_name)
+            if count is not None:
+                return count
+        if self._stacks[0].are_stacked(names[0]):
+            self._taken_whole.append(names[0])
+        return None
+
+    def _note_on_those_taken_whole(self) -> None:
+        if self._taken_whole:
+            first, *others = self._taken_whole
+            self.notes.append(
+                f"tensor {first!r}{f' (and {len(others)} more)' if others else ''} is taken as one "
+                "matrix: no router and no config tells how many experts it has"
+            )
 
 
 def _rows(

@@ -138,7 +138,7 @@ class TorchMatrix:
         start = 0
         for block in blocks:
             # a copy, as torch warns of sharing memory that numpy does not let be written
-            part = torch.tensor(block)
+            part = torch.tensor(block, device="cpu")
             if values is None:
                 narrow = part.dtype == torch.float32 or self._wide == torch.float32
                 kept = torch.float32 if narrow else torch.float64
@@ -150,9 +150,11 @@ class TorchMatrix:
 
     def times(self, right: Array) -> Array:
         wanted = self._on_device(right)
-        parts = [
-            self._values[rows].to(self._wide) @ wanted for rows in _slices(self.rows, self.columns)
-        ]
+        with self._as_wide_as_asked():
+            parts = [
+                self._values[rows].to(self._wide) @ wanted
+                for rows in _slices(self.rows, self.columns)
+            ]
         return self._in_numpy(self._torch.cat(parts))
 
     def transposed_times(self, left: Array) -> Array:
@@ -160,8 +162,9 @@ class TorchMatrix:
         product = self._torch.zeros(
             (self.columns, left.shape[1]), dtype=self._wide, device=self._values.device
         )
-        for rows in _slices(self.rows, self.columns):
-            product += self._values[rows].to(self._wide).T @ wanted[rows]
+        with self._as_wide_as_asked():
+            for rows in _slices(self.rows, self.columns):
+                product += self._values[rows].to(self._wide).T @ wanted[rows]
         return self._in_numpy(product)
 
     def gram_eigenvalues(self) -> Array:
@@ -194,6 +197,10 @@ class TorchMatrix:
             gram += block.T @ block
         return gram
 
+    def _as_wide_as_asked(self) -> Any:
+        """Autocast, where a caller has it on, would multiply in 16 bits; float64 it leaves be."""
+        return self._torch.autocast(self._values.device.type, enabled=False)
+
     def _on_device(self, thin: Array) -> Any:
         return self._torch.tensor(thin, dtype=self._wide, device=self._values.device)
 
@@ -210,6 +217,8 @@ def make_matrix_on(device: str) -> MakeMatrix:
     """
     if device == "cpu":
         return NumpyMatrix
+    if device == "torch:cpu":  # as diff and stats call it
+        device = "cpu-torch"
     kind, colon, number = device.partition(":")
     if kind not in ("cpu-torch", "cuda", "mps") or (
         colon and (kind != "cuda" or not number.isdecimal())

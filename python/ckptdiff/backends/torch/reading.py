@@ -58,7 +58,8 @@ class _Buffer:
     """Memory of the host, and what must have happened before it is filled again."""
 
     def __init__(self, size: int, *, pinned: bool) -> None:
-        self.tensor: Tensor = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+        # whatever torch's default device is
+        self.tensor: Tensor = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
         self.view = memoryview(self.tensor.numpy())
         self.copied: Any = None
 
@@ -82,6 +83,7 @@ class ReadAhead:
             self._free.put(_Buffer(largest, pinned=cuda))
         self._held: list[_Buffer] = []
         self._reduced: deque[Any] = deque()
+        self._unfinished = 0
         self._filling: queue.SimpleQueue[tuple[_Buffer, Request, Future[None]]]
         self._filling = queue.SimpleQueue()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ckptdiff-read")
@@ -149,4 +151,10 @@ class ReadAhead:
             self._reduced.append(reduced)
             if len(self._reduced) > _CHUNKS_QUEUED:
                 self._reduced.popleft().synchronize()
+        elif self._device.type == "mps":
+            # its allocator takes more memory where what was freed is still to be read
+            self._unfinished += 1
+            if self._unfinished == _CHUNKS_QUEUED:
+                torch.mps.synchronize()
+                self._unfinished = 0
         self._read_ahead()

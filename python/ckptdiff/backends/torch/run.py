@@ -24,6 +24,7 @@ import torch
 from ckptdiff._core import Manifest, Pairing, Table, diff_of_partials, stats_of_partials
 from ckptdiff.backends.devices import CORE, TORCH_CPU
 from ckptdiff.backends.partials import DiffPartial, StatsPartial
+from ckptdiff.backends.torch.arranged import Arranged, BoxOfArranged
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
 from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
 from ckptdiff.backends.torch.diff import DiffKernel, ReducedChunk, can_diff
@@ -72,8 +73,8 @@ class _Stored:
         return Request(self.manifest, self.index, runs, self.element_bytes)
 
 
-#: Elements of a box: a tensor that has just those, or one that they are read from.
-_Holder: TypeAlias = "Tensor | _Stored"
+#: Elements of a box: a tensor that has just those, or one that they are read or gathered from.
+_Holder: TypeAlias = "Tensor | _Stored | BoxOfArranged"
 
 
 class _Part(NamedTuple):
@@ -233,8 +234,13 @@ def _torch_device(device: str | None) -> Any:
 @cache
 def has_float64(device: Any) -> bool:
     """Whether a device has float64: MPS has not, nor have some XPUs."""
+    if device.type in ("cpu", "cuda"):
+        # not to be asked of one whose memory is full
+        return True
     try:
         torch.zeros(1, dtype=torch.float64, device=device)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except (RuntimeError, TypeError):
         return False
     return True
@@ -266,6 +272,8 @@ class _Side:
         """Who has a box of a tensor that is not spread over processes."""
         if self.tensor is None:
             return self.stored
+        if isinstance(self.tensor, Arranged):
+            return BoxOfArranged(self.tensor, box)
         part = self.tensor.detach()
         for dimension, (offset, size) in enumerate(zip(box.offsets, box.sizes, strict=True)):
             part = part.narrow(dimension, offset, size)
@@ -500,7 +508,11 @@ def _codes(
     return _held_codes(holder, encoding, start, stop, device)
 
 
-def _held_codes(holder: Tensor, encoding: Any, start: int, stop: int, device: Any) -> Tensor:
+def _held_codes(
+    holder: Tensor | BoxOfArranged, encoding: Any, start: int, stop: int, device: Any
+) -> Tensor:
+    if isinstance(holder, BoxOfArranged):
+        return holder.codes(start, stop, encoding, device)
     # resolved behind the cut: a conjugate of the whole would be a copy of it
     elements = elements_of(holder, start, stop).resolve_conj().resolve_neg()
     codes = codes_of(elements, encoding)
@@ -561,7 +573,7 @@ def _reduced_on_cpu(item: _Waiting, kernel: _Kernel[Partial]) -> ReducedChunk:
         encoding = ENCODINGS[dtype]
         if isinstance(holder, _Stored):
             request = holder.request(item.part.box, item.start, item.stop)
-            buffer = torch.empty(request.bytes, dtype=torch.uint8)
+            buffer = torch.empty(request.bytes, dtype=torch.uint8, device="cpu")
             request.fill(memoryview(buffer.numpy()))
             codes.append(buffer.view(encoding.code_dtype))
         else:

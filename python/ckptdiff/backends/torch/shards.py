@@ -74,7 +74,7 @@ def held_boxes(name: str, tensor: Tensor) -> list[Held]:
             ours = ours and coordinate[dimension] == 0
             continue
         axis = placement.dim
-        held = torch.arange(shape[axis]) if indices[axis] is None else indices[axis]
+        held = torch.arange(shape[axis], device="cpu") if indices[axis] is None else indices[axis]
         # a placement splits along its dimension, so the indices are to lie along it
         held = held.view([-1 if other == axis else 1 for other in range(len(shape))])
         pieces, _ = placement._split_tensor(
