@@ -266,7 +266,7 @@ CASES: dict[str, Callable[[Path, Bytes], Any]] = {
 def main() -> None:
     folder = Path(sys.argv[1])
     # a rank that waits in vain is to fail here, and not in half an hour
-    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=20))
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     for case in sys.argv[2].split(","):
         counter = Bytes()
         try:

@@ -586,6 +586,24 @@ def test_torch_gives_what_numpy_gives(device: str, method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-60, 1e-20, 1.0, 1e60])
+def test_a_device_without_float64_holds_what_float32_does_not(
+    scale: float, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows grow, so that the power of two by which they are divided does."""
+    pytest.importorskip("torch")
+    from ckptdiff.backends.torch import run as torch_run
+
+    monkeypatch.setattr(run, "_BLOCK", 500)
+    monkeypatch.setattr(torch_run, "has_float64", lambda device: False)
+    a = {"w": scale * np.logspace(-3, 0, 90)[:, None] * weights(90, 40)}
+    here = ckptdiff.spectrum(a, method=method)["w"]
+    there = ckptdiff.spectrum(a, method=method, device="cpu-torch")["w"]
+    np.testing.assert_allclose(there.values, here.values, rtol=1e-5)
+    assert there.nonfinite == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("device", ["cpu", "cpu-torch"])
 def test_blocks_change_nothing(device: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices are read, widened and multiplied some rows or columns at a time."""

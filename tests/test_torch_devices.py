@@ -182,8 +182,15 @@ def test_the_core_does_not_read_what_lies_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "unknown device 'gpu'; one is cpu, cuda, cuda:N, mps, xpu, auto or torch:cpu"),
+        (
+            "gpu",
+            "unknown device 'gpu'; one is cpu, cuda, cuda:N, mps, xpu, xpu:N, auto or torch:cpu",
+        ),
         ("cuda:x", "unknown device 'cuda:x'"),
+        ("cuda:", "unknown device 'cuda:'"),
+        ("cuda:00", "unknown device 'cuda:00'"),
+        ("cuda:٣", "unknown device 'cuda:٣'"),
+        ("cpu:1", "unknown device 'cpu:1'"),
         ("cuda:99", "no device 'cuda:99': torch sees"),
         ("xpu:7", "no device 'xpu:7': torch sees none of that kind"),
     ],
@@ -194,7 +201,7 @@ def test_a_device_that_is_not_there_is_a_line(device: str, message: str, tmp_pat
     with pytest.raises(ValueError, match="device") as error:
         ckptdiff.diff(path, path, device=device)
     assert str(error.value).startswith(message)
-    for command in (["diff", path, path], ["stats", path]):
+    for command in (["diff", path, path], ["stats", path], ["spectrum", path]):
         result = invoke(*command, "--device", device)
         assert (result.status, result.stdout) == (2, "")
         assert result.stderr.startswith(f"ckptdiff: error: {message}")
@@ -213,6 +220,24 @@ def test_without_torch_a_device_is_refused_and_auto_is_the_core(
         devices.resolved("cuda")
     assert devices.resolved("auto") == devices.CORE
     assert devices.resolved("cpu") == devices.CORE
+
+
+@pytest.mark.parametrize("there", ["cuda", "xpu", "mps"])
+def test_auto_takes_what_is_there(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptdiff.backends import devices
+
+    monkeypatch.setattr(devices, "_count", lambda kind: int(kind == there))
+    assert devices.resolved("auto") == there
+    assert devices.resolved(there) == there
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", "torch:cpu", "cpu-torch", "auto"])
+def test_every_command_takes_the_same_names(device: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.randn(30, 20)}, path)
+    for command in (["diff", path, path], ["stats", path], ["spectrum", path]):
+        outcome = invoke(*command, "--device", device)
+        assert (outcome.status, outcome.stderr.count("error")) == (0, 0)
 
 
 def test_the_command_line_takes_a_device(tmp_path: Path) -> None:

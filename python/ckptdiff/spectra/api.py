@@ -69,7 +69,8 @@ def spectrum(
         experts: Globs of names; a tensor of three dimensions that one matches is a matrix per
             expert, and so is one of two that has them one below the other, as OLMo-core keeps
             them, where the layer's router or the config says how many they are.
-        device: ``cpu`` is numpy; ``cuda``, ``cuda:N``, ``mps`` and ``cpu-torch`` multiply in torch.
+        device: ``cpu`` is numpy; ``cuda``, ``cuda:N``, ``xpu``, ``mps`` and ``torch:cpu`` multiply
+            in torch; ``auto`` is the first accelerator that is there, else ``cpu``.
         include, exclude, rename, key_a, key_b, optimizer: As for :func:`ckptdiff.diff`.
         on_progress: Called after each matrix with (bytes of tensors done, bytes in all).
 
