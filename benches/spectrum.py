@@ -60,8 +60,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         make = make_matrix_on(options.device)
-    except ValueError as error:
-        raise SystemExit(str(error)) from None
+    except ValueError as refused:
+        raise SystemExit(str(refused)) from None
     say(f"device: {options.device}")
     say("| matrix | shape | randomised, s | exact, s | LAPACK, s | bound | true error |")
     say("|---|---:|---:|---:|---:|---:|---:|")

@@ -262,6 +262,45 @@ def test_a_merged_lora_has_its_rank(rank: int, dtype: str, method: Any, tmp_path
     assert (row.low_rank, row.rank) == ("low_rank", rank)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("rank", [1, 8, 16, 64])
+def test_a_product_has_its_rank_in_the_arithmetic_of_its_dtype(rank: int, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(rank)
+    wanted = getattr(torch, dtype)
+    left = torch.randn(300, rank, generator=generator).to(wanted)
+    right = torch.randn(rank, 300, generator=generator).to(wanted)
+    row = one(ckptdiff.spectrum({"w": left @ right}))
+    assert (row.low_rank, row.rank) == ("low_rank", rank)
+    # what is not a factor is below the floor, and none of the factors is near it
+    values = np.linalg.svd((left @ right).double().numpy(), compute_uv=False)
+    assert values[rank] < row.rank_floor < 0.1 * values[rank - 1]
+
+
+@pytest.mark.parametrize("in_float32", [False, True], ids=["in_its_dtype", "in_float32"])
+@pytest.mark.parametrize("share", [0.003, 0.03, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [1, 8, 16, 64])
+def test_a_merge_has_its_rank_or_rounding_hides_it(
+    rank: int, dtype: str, share: float, in_float32: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(rank)
+    wanted = getattr(torch, dtype)
+    base = (0.02 * torch.randn(300, 240, generator=generator)).to(wanted)
+    left, right = (torch.randn(*size, generator=generator) for size in ((300, rank), (rank, 240)))
+    left *= share * base.float().norm() / (left @ right).norm()
+    if in_float32:
+        merged = (base.float() + left @ right).to(wanted)
+    else:
+        merged = base + left.to(wanted) @ right.to(wanted)
+    row = one(ckptdiff.spectrum({"w": base}, {"w": merged}, angles=0))
+    if dtype == "float32" or share > 0.003 * rank:
+        assert (row.low_rank, row.rank) == ("low_rank", rank)
+    else:
+        assert (row.low_rank, row.rank) in (("low_rank", rank), ("undecided", None))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_not_a_lora(method: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
@@ -655,7 +694,7 @@ def test_the_command_writes_every_format(files: tuple[Path, Path]) -> None:
     assert list(found["matrices"][0]) == list(COLUMNS)
     assert found["matrices"][0]["values"] == list(report["layers.0.w"].values)
     assert found["summary"]["low_rank"] == {
-        "zero": 1, "rounding": 0, "low_rank": 2, "full": 0, "above_k": 0,
+        "zero": 1, "rounding": 0, "low_rank": 2, "full": 0, "above_k": 0, "undecided": 0,
     }  # fmt: skip
     lines = invoke("spectrum", *files, "--format", "csv").stdout.splitlines()
     assert lines[0] == ",".join(COLUMNS)

@@ -154,8 +154,8 @@ def diff(
             that they are models of different architectures.
         device: Where to reduce: ``cpu`` with the core's kernels, ``cuda``, ``cuda:1``, ``xpu``,
             ``mps`` with torch, ``auto`` the first of those that is there, ``torch:cpu`` with torch
-            on the CPU. None is where the tensors are, and the core for all that is on the host. Sums can
-            differ in their last digits from one device to another, nothing else does.
+            on the CPU. None is where the tensors are, and the core for all that is on the host.
+            Sums can differ in their last digits from one device to another, nothing else does.
 
     Raises:
         ArchitectureMismatchError: The configs differ in a field that shapes the layers

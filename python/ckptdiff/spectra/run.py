@@ -1,9 +1,8 @@
 """Reads one matrix at a time and takes its spectrum.
 
 Of a matrix only one copy is in memory: its values as they are decoded, or the difference in
-    float64,
-filled a block of rows at a time. Its Gram matrix, or what LAPACK needs, comes on top where the
-spectrum is exact.
+float64, filled a block of rows at a time. Its Gram matrix, or what LAPACK needs, comes on top where
+the spectrum is exact.
 """
 
 from __future__ import annotations
@@ -106,7 +105,7 @@ def spectrum_row(
     built = make(matrix.rows, matrix.columns, survey.over(blocks))
     if not survey.is_representable:
         return row(nonfinite=survey.nonfinite)
-    columns = _described(built, survey.energy, noise.energy, b is not None, options)
+    columns = _described(built, survey.energy, noise, b is not None, options)
     # before the next matrix is made
     del built
     if b is not None and options.angles:
@@ -176,7 +175,11 @@ def _angles(
 
 
 def _described(
-    built: Matrix, energy: float, noise: float, is_difference: bool, options: SpectrumOptions
+    built: Matrix,
+    energy: float,
+    noise: RoundingNoise,
+    is_difference: bool,
+    options: SpectrumOptions,
 ) -> dict[str, Any]:
     """The columns of a finite matrix."""
     rows, columns = built.rows, built.columns
@@ -207,6 +210,7 @@ def _described(
         "error": error,
         "low_rank": found.verdict,
         "rank": found.rank,
+        "rank_floor": found.floor,
         "values": tuple(values[: options.k].tolist()),
         **{name: getattr(measures, name) for name in measures.__slots__},
     }
