@@ -41,8 +41,7 @@ def one_thread() -> None:
 
 def on_a_device(state: State) -> ckptdiff.Checkpoint:
     """The tensors as if only torch could reach them."""
-    names = {"torch.bfloat16": "BF16", "torch.float32": "F32", "torch.int64": "I64",
-             "torch.complex64": "C64", "torch.bool": "BOOL"}  # fmt: skip
+    names = {f"torch.{encoding.torch_name}": name for name, encoding in run.ENCODINGS.items()}
     described = [
         (name, names[str(value.dtype)], tuple(value.shape), (0,) * value.dim(), None)
         for name, value in state.items()
@@ -383,6 +382,10 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self._seen: set[int] = set()
+
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """Count no storage of a tensor that was there before."""
+        self._seen.add(tensor.untyped_storage()._cdata)
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

@@ -6,6 +6,8 @@ two ways, and data on which float32 alone, or float64's own rounding, would tell
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ from hypothesis import strategies as st
 
 from tests.accuracy import CASES, errors
 from tests.dtypes import DTYPES, encode
+from tests.engine import expected_diff, expected_stats
 from tests.no_float64 import without_float64
 from tests.oracle import DIFF_SUMS, STATS_SUMS, diff_oracle, stats_oracle
 from tests.samples import tame
-from tests.test_torch_backend import assert_diff, assert_stats
+from tests.test_torch_backend import assert_as_the_engine, assert_diff, assert_stats, rows_of
+from tests.test_torch_devices import on_a_device
 from tests.writers import Tensor, tensor, write_file
 
 #: Differences of these need all bits of a pair, or more than float64 has, and many are equal.
@@ -79,6 +83,81 @@ def test_differences_at_the_end_of_precision(
     assert chunks["reduced"] == 2
 
 
+#: Subnormals of 32, 16 and 8 bits, magnitudes whose squares leave float32, ends of ranges.
+MIXED = (
+    0.0, -0.0, 1.0, -1.0, 0.1, -0.3, 3.0, 7.0, 127.0, -128.0, 255.0, 448.0, -57344.0, 65504.0,
+    6e-8, -3e-5, 1e-40, -1.4e-45, 1.2e-38, 1e30, -1e30, 3e38, 1e-30, -1e-30, 1e15, 2.0**24 + 2,
+    float("inf"), float("-inf"), float("nan"),
+)  # fmt: skip
+ORDINARY = MIXED[2:12]
+
+
+@st.composite
+def laid_anyhow(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two tensors of one dtype and shape, of which each lies in memory in a way of its own."""
+    # all that the oracle knows
+    known = [encoding for encoding in run.ENCODINGS.values() if encoding.name in DTYPES]
+    dtype = draw(st.sampled_from(known)).torch_dtype
+    shape = draw(st.sampled_from([(), (0,), (1,), (5,), (0, 3), (2, 3), (3, 1, 4), (7, 5), (40,)]))
+    pool = draw(st.sampled_from([MIXED, ORDINARY, (1e30, -1e30, 3e29), (1e-30, -2e-30)]))
+    sides = []
+    for _ in range(2):
+        if len(shape) < 2:
+            way = draw(st.sampled_from(["plain", "every other"]))
+        else:
+            way = draw(st.sampled_from(["plain", "every other", "turned", "expanded"]))
+        values = torch.tensor(
+            draw(st.lists(st.sampled_from(pool), min_size=prod(shape), max_size=prod(shape))),
+            dtype=torch.float64,
+        ).reshape(shape)
+        if not (dtype.is_floating_point or dtype.is_complex):
+            info = torch.iinfo(dtype) if dtype != torch.bool else torch.iinfo(torch.uint8)
+            low, high = max(info.min, -(2**40)), min(info.max, 2**40)
+            values = values.nan_to_num(3.0).clamp(low, high).to(torch.int64)
+        tensor = values.to(dtype)
+        if way == "every other" and shape:
+            doubled = torch.stack([tensor, tensor], dim=len(shape))
+            tensor = doubled.reshape(*shape[:-1], 2 * shape[-1])[..., ::2]
+        elif way == "turned":
+            tensor = tensor.transpose(0, -1).contiguous().transpose(0, -1)
+        elif way == "expanded":
+            tensor = tensor[:1].expand(shape)
+        sides.append(tensor)
+    return sides[0], sides[1]
+
+
+def as_stored(value: torch.Tensor) -> dict[str, Tensor]:
+    name = next(e.name for e in run.ENCODINGS.values() if e.torch_dtype == value.dtype)
+    flat = value.clone(memory_format=torch.contiguous_format).reshape(-1)
+    return {"w": Tensor(name, tuple(value.shape), flat.view(torch.uint8).numpy().tobytes())}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    sides=laid_anyhow(),
+    chunk=st.sampled_from([2, 6, 1 << 16]),
+    single=st.booleans(),
+    atol=st.sampled_from([0.0, 0.5]),
+)
+def test_every_dtype_in_any_order_and_many_chunks(
+    sides: tuple[torch.Tensor, torch.Tensor], chunk: int, single: bool, atol: float
+) -> None:
+    a, b = sides
+    options: dict[str, Any] = {"atol": atol, "thresholds": (0.0, 0.25), "histogram": True}
+    engine, of_stats = ckptdiff.diff({"w": a}, {"w": b}, **options), ckptdiff.stats({"w": a})
+    held_a, held_b = (on_a_device({"w": side}) for side in sides)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "CPU_CHUNK_FLOATS", chunk)
+        with without_float64() if single else nullcontext():
+            report = ckptdiff.diff(held_a, held_b, **options)
+            stats = ckptdiff.stats(held_a)
+    stored = as_stored(a), as_stored(b)
+    expected = expected_diff(*stored, atol=atol, thresholds=(0.0, 0.25))
+    assert_as_the_engine(rows_of(report), rows_of(engine), expected)
+    assert_as_the_engine(rows_of(stats), rows_of(of_stats), expected_stats(stored[0]))
+    assert report.histogram("w") == engine.histogram("w")
+
+
 @pytest.mark.parametrize(
     ("a", "b", "at_risk"),
     [
@@ -93,6 +172,8 @@ def test_differences_at_the_end_of_precision(
         # equal in float64: the first is reported, not the larger
         ([1.0, 1.0], [-(2.0**-54), -(2.0**-53)], True),
         ([1.0, 1.0], [-(2.0**-27), -(2.0**-26)], False),
+        # the largest is less than its head
+        ([0.0, 1.0, 0.0], [0.0, 2.0**-27, 0.0], False),
     ],
 )
 def test_a_chunk_at_risk_is_brought_to_the_cpu(
@@ -130,7 +211,12 @@ def test_options_that_are_told_in_float32(
 
 @pytest.mark.parametrize(
     ("limit", "b", "at_risk"),
-    [(1.0, -(2.0**-54), 1), (1.0 + 2.0**-25 - 2.0**-52, -(2.0**-25), 0), (1.0, -(2.0**-25), 0)],
+    [
+        (1.0, -(2.0**-54), 1),
+        (1.0 + 2.0**-35, -(2.0**-35 + 2.0**-58), 1),
+        (1.0 + 2.0**-25 - 2.0**-52, -(2.0**-25), 0),
+        (1.0, -(2.0**-25), 0),
+    ],
 )
 def test_differences_next_to_a_limit(limit: float, b: float, at_risk: int, tmp_path: Path) -> None:
     """Of which the first is equal to it in float64, and none is the largest."""
