@@ -213,6 +213,21 @@ def test_alpha_is_that_of_weightwatcher() -> None:
     assert small, "the estimate for few eigenvalues is compared, too"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [2, 4, 6, 7, 8, 9, 19, 20])
+def test_alpha_of_few_eigenvalues_is_that_of_weightwatcher(count: int) -> None:
+    power_law = pytest.importorskip("weightwatcher.WW_powerlaw", reason="not installed")
+    eigenvalues = np.exp(np.random.default_rng(count).standard_normal(count))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *_, **__: None)
+        theirs = power_law.WWFit(eigenvalues)
+    ours = fit_tail(eigenvalues)
+    assert ours is not None
+    assert (ours.alpha, ours.distance, ours.xmin) == pytest.approx(
+        (theirs.alpha, theirs.D, theirs.xmin)
+    )
+
+
 def trained_model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
