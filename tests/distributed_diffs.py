@@ -219,6 +219,10 @@ def one_rank_fails_at_the_end(folder: Path, bytes_here: Bytes) -> Any:
         return ckptdiff.diff(*pair)
 
 
+def spectrum(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.spectrum(_pair(folder)[1])
+
+
 def meshes_in_any_order(folder: Path, bytes_here: Bytes) -> Any:
     """Each rank has its sides' tensors in another order, on three meshes of the same ranks."""
     whole, b = _pair(folder)
@@ -259,6 +263,7 @@ CASES: dict[str, Callable[[Path, Bytes], Any]] = {
         progress_stops_one_rank,
         one_rank_fails_at_the_end,
         meshes_in_any_order,
+        spectrum,
     )
 }
 

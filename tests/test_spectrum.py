@@ -554,6 +554,7 @@ def test_what_is_not_finite_or_zero(method: Any) -> None:
     assert report["good"].spectral_norm == pytest.approx(svd(good)[0])
     zero = report["zero"]
     assert (zero.spectral_norm, zero.rank_90, zero.low_rank, zero.rank) == (0, 0, "zero", 0)
+    assert zero.nuclear_norm == 0
     assert zero.stable_rank is None
     assert [row.name for row in report.nonfinite] == ["bad"]
     of_both = ckptdiff.spectrum({"w": bad}, {"w": good}, method=method)

@@ -221,6 +221,61 @@ def test_without_torch_a_device_is_refused_and_auto_is_the_core(
     assert devices.resolved("cpu") == devices.CORE
 
 
+@pytest.mark.parametrize("device", ["cpu", "torch:cpu"])
+def test_spectra_are_taken_of_tensors_on_a_device(device: str) -> None:
+    torch.manual_seed(2)
+    a = {"w": torch.randn(40, 30).bfloat16(), "kernel": torch.randn(6, 30, 5).transpose(0, 1),
+         "counts": torch.arange(20).reshape(4, 5), "bias": torch.randn(7)}  # fmt: skip
+    b = {name: value + 1 for name, value in a.items()}
+    for other in (None, b):
+        here = ckptdiff.spectrum(a, other, device=device)
+        there = ckptdiff.spectrum(
+            on_a_device(a), None if other is None else on_a_device(other), device=device
+        )
+        assert [row.as_dict() for row in there] == [row.as_dict() for row in here]
+        assert len(list(here)) == 3
+
+
+class WithMore(torch.nn.Linear):
+    """As Transformer Engine's modules are."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"amax": 3}
+
+    def set_extra_state(self, state: object) -> None:
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_is_no_tensor_in_a_modules_state_is_left_out() -> None:
+    model = WithMore(3, 2)
+    model.register_buffer("packed", torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8))
+    notes = (
+        "'_extra_state' of the module is left out: a dict, no tensor",
+        "'packed' of the module is left out: it is quantised",
+    )
+    weights = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
+    report = ckptdiff.diff(weights, model)
+    assert [row["name"] for row in report.tensor_rows] == ["bias", "weight"]
+    assert set(report.notes) == set(notes)
+    assert set(ckptdiff.stats(model).notes) == set(notes)
+    # in a mapping a caller has put it there
+    with pytest.raises(TypeError, match="'packed' is quantised"):
+        ckptdiff.diff(weights, dict(model.state_dict()))
+
+
+def test_what_reads_the_host_only_names_a_tensor_on_a_device() -> None:
+    state = {"w": torch.ones(3, 2)}
+    elsewhere = on_a_device(state)
+    message = r"^tensor 'w' lies on a device or is spread over processes, and {} reads the host's"
+    with pytest.raises(ValueError, match=message.format("mix")):
+        ckptdiff.mix(elsewhere, [state])
+    with pytest.raises(ValueError, match=message.format("mix")):
+        ckptdiff.mix(state, [state, elsewhere])
+    with pytest.raises(ValueError, match=message[1:].format("a series")):
+        ckptdiff.series({"step1": state, "step2": elsewhere})
+
+
 @pytest.mark.parametrize("there", ["cuda", "xpu", "mps"])
 def test_auto_takes_what_is_there(there: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from ckptdiff.backends import devices

@@ -131,3 +131,10 @@ def test_wherever_a_process_fails_none_waits(case: str, failure: str, folder: Pa
     first, second = results(folder, case)
     assert second["error"].startswith(failure)
     assert first["error"] == f"ValueError: another process (rank 1) failed with {second['error']}"
+
+
+def test_a_spectrum_names_the_tensor_that_is_to_be_gathered(folder: Path) -> None:
+    for result in results(folder, "spectrum"):
+        assert result["error"].startswith(
+            "ValueError: tensor 'model.both.weight' is spread over processes, and a spectrum is of"
+        )

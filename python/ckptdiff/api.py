@@ -80,9 +80,9 @@ def open(  # noqa: A001 - read as ckptdiff.open
         return open_path(os.fsdecode(path), OpenOptions(key=key, optimizer=optimizer))
     path = _state_of(path)
     if isinstance(path, Mapping):
-        from ckptdiff.formats.memory import open_mapping
+        from ckptdiff.formats.memory import ModuleState, open_mapping, open_state
 
-        return open_mapping(path)
+        return open_state(path) if isinstance(path, ModuleState) else open_mapping(path)
     raise TypeError(
         f"a checkpoint is a path or a mapping of names to arrays, not {type(path).__name__}"
     )
@@ -92,8 +92,9 @@ def _state_of(path: CheckpointLike) -> CheckpointLike:
     """The state dict of a torch module, anything else as it is."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(path, torch.nn.Module):
-        state: Mapping[str, object] = path.state_dict()
-        return state
+        from ckptdiff.formats.memory import ModuleState
+
+        return ModuleState(path.state_dict())
     return path
 
 
@@ -200,6 +201,8 @@ def diff(
         pairing = sides.pairing
         notes = [
             *config_notes,
+            *_left_out(checkpoint_a),
+            *_left_out(checkpoint_b),
             *sides.notes,
             *unsupported_notes(
                 LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
@@ -279,7 +282,7 @@ def stats(
         named = Named(None)
         if rules != Rules():
             named = apply_rules(checkpoint.names(), rules, ())
-        notes = unmatched(rules, named)
+        notes = [*_left_out(checkpoint), *unmatched(rules, named)]
         refuse_empty_choice((checkpoint, named))
         unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
         if unsupported:
@@ -365,7 +368,9 @@ def mix(
     opened = [open(part, key=key, optimizer=optimizer) for part in parts]
     if not opened:
         raise ValueError("there are no parts that the target could be made of")
-    whole, opened, remarks = named_as(open(target, key=key, optimizer=optimizer), opened, map)
+    whole = open(target, key=key, optimizer=optimizer)
+    refuse_elsewhere("mix", whole, *opened)
+    whole, opened, remarks = named_as(whole, opened, map)
     checkpoints = [*opened, whole]
     named = [Named(None) for _ in checkpoints]
     if rules != Rules():
@@ -476,7 +481,9 @@ def series(
 
     def open_one(checkpoint: CheckpointLike) -> Checkpoint:
         key_of_path = key if isinstance(checkpoint, (str, PathLike)) else None
-        return open(checkpoint, key=key_of_path, optimizer=optimizer)
+        opened = open(checkpoint, key=key_of_path, optimizer=optimizer)
+        refuse_elsewhere("a series", opened)
+        return opened
 
     candidates, problems = candidates_of(checkpoints, lists, open_one)
     result = read_series(
@@ -571,6 +578,21 @@ def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef
     """The tensor of a pair whose dtype cannot be decoded, A's where it is both."""
     in_a, in_b = a.tensor_at(pair[0]), b.tensor_at(pair[1])
     return in_b if in_a.dtype in _core.dtype_names() else in_a
+
+
+def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is not compared of a module's state; of files, ``ls`` tells what else is there."""
+    return checkpoint.notes if checkpoint.path is None else ()
+
+
+def refuse_elsewhere(what: str, *checkpoints: Checkpoint) -> None:
+    """Raise ValueError, by name, for a tensor that the core cannot read where it is."""
+    for checkpoint in checkpoints:
+        for name in checkpoint.device_tensors:
+            raise ValueError(
+                f"tensor {name!r} lies on a device or is spread over processes, and {what} reads "
+                "the host's memory only; move it there first (tensor.cpu(), tensor.full_tensor())"
+            )
 
 
 def refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:

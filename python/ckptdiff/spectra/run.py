@@ -45,11 +45,15 @@ _SMALLEST, _LARGEST = 1e-70, 1e70
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Where the values of a matrix come from: tensor ``index`` of a manifest, of this dtype."""
+    """Where the values of a matrix come from: tensor ``index`` of a manifest, of this dtype.
+
+    ``tensor`` is torch's where it lies on a device, out of the manifest's reach.
+    """
 
     manifest: Manifest
     index: int
     dtype: str
+    tensor: Any = None
 
     def blocks(self, matrix: MatrixRef) -> Iterator[Array]:
         """The matrix, some rows at a time, in float32 where that is exact, else in float64."""
@@ -58,9 +62,19 @@ class Side:
             rows = min(step, matrix.rows - row)
             start = matrix.start + row * matrix.columns
             elements = rows * matrix.columns
-            data = self.manifest.values(self.index, start, start + elements)
+            data = self._values(start, start + elements)
             kind = "<f4" if len(data) == 4 * elements else "<f8"
             yield numpy.frombuffer(data, kind).reshape(rows, matrix.columns)
+
+    def _values(self, start: int, stop: int) -> bytes:
+        if self.tensor is None:
+            return self.manifest.values(self.index, start, stop)
+        from ckptdiff.backends.torch.boxes import elements_of
+        from ckptdiff.formats.memory import open_mapping
+
+        # decoded by the core as all else is, a block at a time
+        block = elements_of(self.tensor.detach(), start, stop).cpu()
+        return open_mapping({"block": block}).manifest.values(0, 0, stop - start)
 
 
 class _Survey:
