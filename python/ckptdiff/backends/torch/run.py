@@ -53,6 +53,9 @@ CHUNK_FLOATS = 1 << 20
 #: On the CPU, where what is made of a chunk had better stay in the cache.
 CPU_CHUNK_FLOATS = 1 << 16
 
+#: Chunks of no more floats than this are reduced several at once, where they are alike.
+_SMALL_FLOATS = 1 << 13
+
 #: Chunks whose results are fetched from the device at once.
 _FETCHED = 64
 
@@ -121,6 +124,10 @@ Partial = TypeVar("Partial", DiffPartial, StatsPartial)
 
 
 class _Kernel(Protocol[Partial_co]):
+    @property
+    def can_map(self) -> bool:
+        """Whether ``reduce`` can be mapped over several chunks by torch."""
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk: ...
 
     def partial(
@@ -433,6 +440,7 @@ def _reduce_here(
         device = where.device
         kernel = kernel_of(where)
         waiting: list[_Waiting] = []
+        alike = _Alike()
         with torch.no_grad(), ReadAhead(_requests(of_device), _largest(of_device), device) as files:
             for job in of_device:
                 for part, start, stop in job.chunks():
@@ -440,16 +448,23 @@ def _reduce_here(
                         _codes(holder, ENCODINGS[dtype], start, stop, device, files)
                         for holder, dtype in zip(part.holders, job.dtypes, strict=True)
                     ]
-                    chunk = kernel.reduce(codes, job.dtypes)
-                    waiting.append(_Waiting(job, part, start, stop, chunk))
+                    if kernel.can_map and (stop - start) * job.components <= _SMALL_FLOATS:
+                        if not alike.takes(job, stop - start):
+                            waiting += alike.reduced(kernel)
+                        alike.add(job, part, start, stop, codes)
+                    else:
+                        waiting += alike.reduced(kernel)
+                        chunk = kernel.reduce(codes, job.dtypes)
+                        waiting.append(_Waiting(job, part, start, stop, chunk))
                     del codes
                     files.release()
                     done += (stop - start) * sum(_element_bytes(dtype) for dtype in job.dtypes)
                     if on_progress is not None:
                         on_progress(done, total)
-                    if len(waiting) == _FETCHED:
+                    if len(waiting) >= _FETCHED:
                         yield from _fetched(waiting, kernel, kernel_of, moved)
                         waiting.clear()
+            waiting += alike.reduced(kernel)
             yield from _fetched(waiting, kernel, kernel_of, moved)
 
 
@@ -513,6 +528,53 @@ class _Waiting(NamedTuple):
     start: int
     stop: int
     chunk: ReducedChunk
+
+
+class _Alike:
+    """Small chunks of one length and of the same dtypes, which are reduced at once.
+
+    A chunk takes some sixty operations, whose overhead is that of ten thousand elements. Mapped
+    over rows of a matrix (:func:`torch.vmap`) they give each row what they give it alone.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[_Job, _Part, int, int]] = []
+        self._codes: list[tuple[Tensor, ...]] = []
+
+    def takes(self, job: _Job, length: int) -> bool:
+        """Whether a chunk of that length can be reduced with those that are here."""
+        if not self._chunks:
+            return True
+        first, _, start, stop = self._chunks[0]
+        floats = len(self._chunks) * length * job.components
+        return (
+            first.dtypes == job.dtypes
+            and stop - start == length
+            and len(self._chunks) < _FETCHED
+            and floats + length * job.components <= CPU_CHUNK_FLOATS
+        )
+
+    def add(self, job: _Job, part: _Part, start: int, stop: int, codes: Sequence[Tensor]) -> None:
+        """Keep a chunk; its codes are copied, as buffers are filled again."""
+        self._chunks.append((job, part, start, stop))
+        self._codes.append(tuple(each.clone() for each in codes))
+
+    def reduced(self, kernel: _Kernel[Any]) -> Iterator[_Waiting]:
+        """Reduce those that are here, in their order, and keep none."""
+        chunks, codes = self._chunks, self._codes
+        self._chunks, self._codes = [], []
+        if not chunks:
+            return
+        dtypes = chunks[0][0].dtypes
+
+        def reduce(*of_sides: Tensor) -> tuple[Tensor, Tensor]:
+            chunk = kernel.reduce(of_sides, dtypes)
+            return chunk.counts, chunk.sums
+
+        sides = [torch.stack(of_side) for of_side in zip(*codes, strict=True)]
+        counts, sums = torch.vmap(reduce)(*sides)
+        for number, chunk in enumerate(chunks):
+            yield _Waiting(*chunk, ReducedChunk(counts[number], sums[number], None))
 
 
 def _fetched(
