@@ -7,6 +7,7 @@ Run as ``python -m tests.distributed_diffs FOLDER CASE``; the folder has ``a.saf
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -240,6 +241,26 @@ def meshes_in_any_order(folder: Path, bytes_here: Bytes) -> Any:
     return ckptdiff.diff(whole, b, histogram=True, thresholds=[0.0], on_progress=bytes_here)
 
 
+def nccl(folder: Path, case: str) -> None:
+    """A case of tensors on a GPU each, over nccl."""
+    rank = int(os.environ["RANK"])
+    torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", rank))
+    mesh = init_device_mesh("cuda", (RANKS,))
+    a, b = (
+        {
+            name: distribute_tensor(value.cuda(), mesh, [placement_of(name)])
+            for name, value in load_file(folder / f"{side}.safetensors").items()
+        }
+        for side in "ab"
+    )
+    counter = Bytes()
+    report = ckptdiff.diff(a, b, histogram=True, thresholds=[0.0], on_progress=counter)
+    result = {"report": report.to_json(), "bytes": counter.total}
+    (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
 CASES: dict[str, Callable[[Path, Bytes], Any]] = {
     function.__name__: function
     for function in (
@@ -270,6 +291,9 @@ CASES: dict[str, Callable[[Path, Bytes], Any]] = {
 
 def main() -> None:
     folder = Path(sys.argv[1])
+    if len(sys.argv) > 3:
+        nccl(folder, sys.argv[2])
+        return
     # a rank that waits in vain is to fail here, and not in half an hour
     torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     for case in sys.argv[2].split(","):

@@ -69,6 +69,18 @@ def test_the_report_is_that_of_the_whole(case: str, folder: Path) -> None:
     assert all(result["bytes"] < sides * size for result in by_rank)
 
 
+@pytest.mark.gpu
+def test_over_nccl_the_report_is_that_of_the_whole(folder: Path) -> None:
+    if torch.cuda.device_count() < RANKS:
+        pytest.skip(f"needs {RANKS} CUDA devices, and torch sees {torch.cuda.device_count()}")
+    run_in_processes("tests.distributed_diffs", folder, "nccl", "gpu")
+    paths = folder / "a.safetensors", folder / "b.safetensors"
+    engine = ckptdiff.diff(*paths, histogram=True, thresholds=[0.0]).to_json()
+    by_rank = results(folder, "nccl")
+    assert_same_rows(by_rank[0]["report"], engine)
+    assert by_rank[0]["report"] == by_rank[1]["report"]
+
+
 def test_a_live_sharded_module_against_a_file(folder: Path) -> None:
     by_rank = results(folder, "fully_sharded")
     for result in by_rank:
