@@ -74,6 +74,8 @@ class Usage(NamedTuple):
     peak_rss: int
     stdout: str
     stderr: str
+    #: of all its threads together: what it would take alone on a machine, if it has one
+    cpu_seconds: float
 
 
 # Runs a command and prints what it cost: RUSAGE_CHILDREN counts every child, so each command needs
@@ -83,9 +85,9 @@ import resource, subprocess, sys, time
 start = time.perf_counter()
 status = subprocess.run(sys.argv[1:]).returncode
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
 with open({report!r}, "w") as file:
-    print(status, seconds, peak, file=file)
+    print(status, seconds, usage.ru_maxrss, usage.ru_utime + usage.ru_stime, file=file)
 """
 
 
@@ -101,9 +103,16 @@ def measure(arguments: Sequence[str | Path], report: Path, timeout: float = 300)
         text=True,
         check=False,
     )
-    status, seconds, peak = report.read_text().split()
+    status, seconds, peak, cpu_seconds = report.read_text().split()
     unit = 1 if sys.platform == "darwin" else 1024
-    return Usage(int(status), float(seconds), int(peak) * unit, completed.stdout, completed.stderr)
+    return Usage(
+        int(status),
+        float(seconds),
+        int(peak) * unit,
+        completed.stdout,
+        completed.stderr,
+        float(cpu_seconds),
+    )
 
 
 _TIMINGS = re.compile(r"\b\d+(\.\d+)? ?(ms|s|µs|min)\b( \d+ s)?")

@@ -13,12 +13,26 @@ from typing import NamedTuple
 
 import numpy as np
 from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint, SeriesData, SeriesLevel
+from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.naming.groups import layer, module, total
 from numpy.typing import NDArray
 
-from tests.training_run import TOKENS_PER_STEP, TrainingRun, learning_rate
+from tests.training_run import SOUP, TOKENS_PER_STEP, TrainingRun, learning_rate
 
-__all__ = ["GROUPS", "RealSeries", "Weights", "chain", "read_run", "series_of"]
+__all__ = [
+    "GROUPS",
+    "RealSeries",
+    "Weights",
+    "chain",
+    "cosine",
+    "distances_of_row",
+    "norm",
+    "quantities_of",
+    "read_run",
+    "series_of",
+    "squares_of_tensors",
+    "vectors",
+]
 
 Floats = NDArray[np.float64]
 Weights = Mapping[str, Floats]
@@ -158,6 +172,81 @@ def _sign_flips(a: Floats, b: Floats) -> float:
         return float((a * b < 0).sum())
 
 
+def vectors(weights: Sequence[Weights], level: str, row: str) -> list[Floats]:
+    """The elements of one row at each checkpoint."""
+    names = [name for name in weights[0] if GROUPS[level](name) == row]
+    return [np.concatenate([w[name].reshape(-1) for name in names]) for w in weights]
+
+
+def norm(x: Floats) -> float:
+    return float(np.sqrt(np.dot(x, x)))
+
+
+def cosine(x: Floats, y: Floats) -> float:
+    size = norm(x) * norm(y)
+    return float(np.dot(x, y) / size) if size else np.nan
+
+
+def squares_of_tensors(weights: Sequence[Weights]) -> dict[str, Floats]:
+    """``||w_s - w_t||^2`` of every pair (N, N) of each tensor, from the differences themselves."""
+    squares = {}
+    for name in weights[0]:
+        w = np.array([of_one[name].reshape(-1) for of_one in weights])
+        squares[name] = np.array([((w - w[t]) ** 2).sum(axis=1) for t in range(len(w))])
+    return squares
+
+
+def distances_of_row(squares: Mapping[str, Floats], level: str, row: str) -> Floats:
+    """The distance of every pair of a row: squares of tensors add up."""
+    of_row = [square for name, square in squares.items() if GROUPS[level](name) == row]
+    return np.sqrt(np.sum(of_row, axis=0))
+
+
+def quantities_of(
+    w: Sequence[Floats], checkpoints: Sequence[SeriesCheckpoint], copies: Sequence[str]
+) -> dict[str, Floats]:
+    """Every quantity of one row (N,), from its elements at each checkpoint.
+
+    ``copies`` are labels of checkpoints that are their parents again. Stage 2 counts anew.
+    """
+    parents = [checkpoint.parent for checkpoint in checkpoints]
+    expected = {quantity: np.full(len(w), np.nan) for quantity in QUANTITIES}
+    for t, (checkpoint, parent) in enumerate(zip(checkpoints, parents, strict=True)):
+        expected["norm"][t] = norm(w[t])
+        expected["distance_from_first"][t] = norm(w[t] - w[0])
+        expected["displacement"][t] = norm(w[t] - w[0])
+        expected["distance_from_last"][t] = norm(w[t] - w[-1])
+        expected["cosine_with_last"][t] = cosine(w[t], w[-1])
+        if parent == ROOT:
+            expected["path_length"][t] = 0
+            continue
+        u = w[t] - w[parent]
+        # nothing was trained between a copy and what it is a copy of
+        home = parents[parent] if checkpoints[parent].label in copies else parent
+        before = checkpoints[home]
+        assert checkpoint.stage_tokens is not None
+        assert before.stage_tokens is not None
+        assert checkpoint.step is not None
+        assert before.step is not None
+        assert checkpoint.learning_rate is not None
+        assert before.learning_rate is not None
+        anew = checkpoint.stage != before.stage
+        steps = checkpoint.step if anew else checkpoint.step - before.step
+        rate = (checkpoint.learning_rate + before.learning_rate) / 2
+        expected["update_norm"][t] = norm(u)
+        expected["relative_update"][t] = norm(u) / norm(w[parent])
+        tokens = checkpoint.stage_tokens - (0 if anew else before.stage_tokens)
+        expected["update_per_token"][t] = norm(u) / tokens
+        expected["update_per_learning_rate"][t] = norm(u) / (steps * rate)
+        expected["path_length"][t] = expected["path_length"][parent] + norm(u)
+        # bf16 values are bf16 already
+        expected["changed_share"][t] = (w[t] != w[parent]).sum() / len(u)
+        expected["sign_flips"][t] = (w[t] * w[parent] < 0).sum()
+        if parents[home] != ROOT:
+            expected["cosine_of_updates"][t] = cosine(u, w[home] - w[parents[home]])
+    return expected
+
+
 _LABEL = re.compile(r"stage(\d)(?:-ingredient([\d+]+))?-step(\d+)-tokens(\d+)")
 
 
@@ -191,6 +280,7 @@ def read_run(run: TrainingRun) -> RealSeries:
                 tokens=stage_tokens if stage == 1 else None,
                 stage_tokens=stage_tokens,
                 learning_rate=learning_rate(stage, step),
+                is_soup=label == SOUP,
             )
         )
     return RealSeries(weights, series_of(weights, checkpoints))

@@ -17,6 +17,7 @@ import pytest
 import torch
 import transformers
 from ckptdiff.formats.definition_order import MODEL_TYPES, parameters_in_order
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from transformers.trainer import Trainer
 
@@ -115,6 +116,38 @@ def test_several_shards_of_safetensors(tmp_path: Path) -> None:
     assert_holds(folder, state_by_name(model, optimizer))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_several_shards_of_torch_files(tied: bool, tmp_path: Path) -> None:
+    """As transformers wrote them: what is larger than a shard has one of its own, out of turn."""
+    model = model_of("qwen3", tie_word_embeddings=tied)
+    optimizer = optimizer_of(model)
+    folder = write_checkpoint(tmp_path / "checkpoint-1", model, optimizer)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    state = model.state_dict()
+    split = split_torch_state_dict_into_shards(
+        state, filename_pattern="pytorch_model{suffix}.bin", max_shard_size=1800
+    )
+    weight_map = {}
+    for name, held in split.filename_to_tensors.items():
+        torch.save({key: state[key] for key in held}, folder / name)
+        weight_map |= dict.fromkeys(held, name)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert len(split.filename_to_tensors) > 5
+    assert_holds(folder, state_by_name(model, optimizer))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
+    checkpoint = ckptdiff.open(folder, optimizer=True)
+    assert "optimizer.state.0.exp_avg" in checkpoint
+    assert any(
+        "numbers, as shards keep no order" in note and "model_type 'unheard-of'" in note
+        for note in checkpoint.notes
+    )
+    (folder / "config.json").unlink()
+    notes = ckptdiff.open(folder, optimizer=True).notes
+    assert any("no config.json says the model_type" in note for note in notes)
+
+
 def test_numbers_stay_where_the_order_is_not_known(tmp_path: Path) -> None:
     """Safetensors of an architecture that is not in the table: shapes alone could fit by chance."""
     model = model_of("olmo2")
@@ -202,7 +235,9 @@ def write_first_generation(folder: Path) -> dict[str, torch.Tensor]:
     groups = [{"lr": 1e-3, "params": list(weights), "param_names": list(weights)}]
     torch.save({"state": state, "param_groups": groups}, folder / "optim.pt")
     torch.save({"global_step": 9, "global_train_tokens_seen": 72}, folder / "train.pt")
-    (folder / "config.yaml").write_text("model:\n  d_model: 4\n")
+    (folder / "config.yaml").write_text(
+        "run_name: peteish\nmodel:\n  d_model: 4\n  rope: true\nbetas: [0.9, 0.95]\n"
+    )
     return {
         **weights,
         **{f"optim.state.{n}.{k}": v for n, held in state.items() for k, v in held.items()},
@@ -220,7 +255,13 @@ def test_the_first_generation_of_olmo(tmp_path: Path) -> None:
     assert "optim.pt is left out; --optimizer includes it" in checkpoint.notes
     assert "written at step 9 after 72 tokens of training (train.pt)" in checkpoint.notes
     assert checkpoint.metadata["train.global_step"] == "9"
-    assert "written at step 9" in invoke("ls", tmp_path / "step9").stdout
+    assert checkpoint.metadata["config.model.d_model"] == "4"
+    listed = invoke("ls", tmp_path / "step9").stdout
+    assert "written at step 9" in listed
+    for text in ("config.run_name = peteish", "config.model.rope = true"):
+        assert text in listed.replace(": ", " = "), listed
+    (tmp_path / "step9" / "config.yaml").write_text("model: !!python/object:os.system {}\n")
+    assert any("config.yaml" in note for note in ckptdiff.open(tmp_path / "step9").notes)
 
 
 def test_a_data_set_beside_weights_is_no_state_of_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from ckptdiff.config import (
 from ckptdiff.documents import CONFIG_BYTES_AT_MOST, read_yaml
 from ckptdiff.position import position_of
 from ckptdiff.testing import assert_checkpoints_equal
+from safetensors.numpy import save_file
 
 from tests.cli import invoke
 from tests.configs import (
@@ -566,3 +568,28 @@ def test_the_json_has_the_fields_that_differ(tmp_path: Path) -> None:
         (side / "config.json").unlink()
     assert ckptdiff.diff(a, b).to_json() == with_config
     assert json.loads(with_config)["config"] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "is_read"),
+    [
+        ((), False),
+        (("a/config.json",), True),
+        (("b/config.yaml",), True),
+        (("config.json",), False),
+    ],
+)
+def test_a_diff_without_configs_does_not_import_what_reads_them(
+    files: tuple[str, ...], is_read: bool, tmp_path: Path
+) -> None:
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        save_file({"w": np.ones(3, np.float32)}, tmp_path / side / "model.safetensors")
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    code = (
+        "import sys, ckptdiff; assert ckptdiff.diff(*sys.argv[1:]).identical; "
+        "sys.exit('ckptdiff.config' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a"), str(tmp_path / "b")]
+    assert subprocess.run(command, check=False).returncode == is_read

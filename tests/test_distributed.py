@@ -217,6 +217,26 @@ def test_weights_by_default_and_a_key(tmp_path: Path) -> None:
         ckptdiff.open(path, key="modl")
 
 
+def test_what_torchtitan_keeps_beside_the_weights(tmp_path: Path) -> None:
+    """Its checkpointer's state, with the weights at the top: steps and tokens are tensors, too."""
+    state = {
+        "tok_embeddings.weight": torch.ones(4, 2),
+        "train_sampler.weight": torch.ones(2),
+        "optimizer": {"state": {"tok_embeddings.weight": {"exp_avg": torch.ones(4, 2)}}},
+        "lr_scheduler": {"last_epoch": torch.tensor(3)},
+        "dataloader": {"dp_rank_0": {"offset": torch.tensor(7)}, "world_size": 1},
+        "train_state": {"step": torch.tensor(3), "ntokens_seen": torch.tensor(24)},
+    }
+    path = one_process(tmp_path / "step-3", state)
+    weights = {"tok_embeddings.weight", "train_sampler.weight"}
+    assert set(ckptdiff.open(path)) == weights
+    torch.save(state, tmp_path / "a.pt")
+    assert set(ckptdiff.open(tmp_path / "a.pt")) == weights
+    everything = set(ckptdiff.open(path, optimizer=True))
+    assert {"train_state.step", "train_state.ntokens_seen"} < everything
+    assert set(ckptdiff.open(path, key="train_state")) == {"step", "ntokens_seen"}
+
+
 def test_the_metadata_file_and_a_moved_directory(tmp_path: Path) -> None:
     """The recorded path is that of a temporary directory."""
     path = one_process(tmp_path / "a-tmp", {"w": torch.ones(3)})

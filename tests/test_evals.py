@@ -119,7 +119,10 @@ def test_lines_find_their_checkpoints(tmp_path: Path) -> None:
         ("step,STEP,acc\n1,2,3\n", "two columns are named 'step', expected one"),
         ("step,,acc\n1,2,3\n", "column 2 has no name"),
         ("step,acc\n1\n", "line 2 has 1 columns, expected 2 as in the header"),
-        ("step,acc\n1,0.5%\n", "line 2: acc is '0.5%', expected a number"),
+        ("step,acc\n1,0.5\n2,0.5x\n3,1\n", "line 3: acc is '0.5x', expected a number"),
+        ("step,notes\n1,good\n2,bad\n", "there is no column of a metric, only step, notes"),
+        ("step,acc\n1,2,3\n", "line 2 has 3 columns, expected 2 as in the header"),
+        ("step,ingredient,acc\n1,1+x,1\n", "line 2: ingredient is '1+x', expected whole numbers"),
         ("step,acc\n1,inf\n", "line 2: acc is 'inf', expected a number"),
         ("step,acc\n1.5,1\n", "line 2: step is '1.5', expected a whole number"),
         ("step,acc\nx,1\n", "line 2: step is 'x', expected a whole number"),
@@ -138,6 +141,42 @@ def test_a_wrong_table_is_one_line(tmp_path: Path, text: str, says: str | None) 
         read_evals(path)
     assert says in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_the_ingredients_of_a_soup_are_its_line(tmp_path: Path) -> None:
+    soup = SeriesCheckpoint("stage2-ingredient1+2+3-step100", "", "", 0, stage=2, step=100)
+    text = "step,stage,ingredient,acc\n100,2,3+1+2,4\n100,2,1,5\n100,2,1+2,6\n"
+    values, left = join([*TREE, soup], read_evals(written(tmp_path, text)))
+    np.testing.assert_array_equal(values[:, 0], [np.nan, 5, np.nan, 4])
+    assert [row.describe() for row in left] == ["stage 2, ingredient 1+2, step 100"]
+
+
+def test_too_few_lines_are_no_correlation(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    put_chain(run, ["step100", "step200", "step300"])
+    path = written(tmp_path, "step,acc\n100,1\n300,2\n")
+    text = invoke("series", run, "--evals", path).stdout
+    assert "no correlations: 2 checkpoints at most with a metric that varies" in text
+    assert "Spearman" not in text
+
+
+def test_text_is_left_out_and_told(tmp_path: Path) -> None:
+    """And a share in percent is a share, and what a spreadsheet leaves at an end is nothing."""
+    text = (
+        "step,notes,acc,url,empty,,\n"
+        "100,first,71 %,https://a,,,\n"
+        "200,,0.72,,,,\n"
+        "300,7,73%,https://b,n/a,,\n"
+    )
+    path = written(tmp_path, text)
+    evals = read_evals(path)
+    assert (evals.metrics, evals.left_out) == (("acc", "empty"), ("notes", "url"))
+    assert [row.values["acc"] for row in evals.rows] == [0.71, 0.72, 0.73]
+    run = tmp_path / "run"
+    put_chain(run, ["step100", "step200", "step300"])
+    outcome = invoke("series", run, "--evals", path)
+    assert outcome.status == 0
+    assert f"note: {path}: of text, so no metrics, and left out: notes, url" in outcome.stderr
 
 
 def test_bytes_that_are_no_text_are_one_line(tmp_path: Path) -> None:

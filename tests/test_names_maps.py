@@ -271,10 +271,12 @@ def test_a_tied_weight_is_compared_with_its_twin() -> None:
     for a, b, side in ((twice, once, "B"), (once, twice, "A")):
         report = ckptdiff.diff(a, b)
         assert report.identical
-        assert len(report) == 3
+        # one count everywhere
+        assert len(report) == len(report.a) == len(report.b) == report.total.tensors == 3
+        assert {part.tensors for part in report.coverage.values()} == {3}
         assert report.remarks == (
             f"{side} does not store lm_head.weight: "
-            "its tied twin model.embed_tokens.weight is compared",
+            "its tied twin model.embed_tokens.weight is compared, and counts as a tensor",
         )
         assert report.map is None
         (line,) = [line for line in repr(report).splitlines() if "twin" in line]
@@ -580,3 +582,14 @@ def test_many_tensors_whose_names_agree_cost_nothing_and_others_little(tmp_path:
     assert sides.map == "wrappers"
     # 2 s on an idle machine
     assert mapped < 20
+
+
+def test_two_tensors_of_one_name_but_for_wrappers_are_no_partner() -> None:
+    a = {"module.x.weight": random(3), "module.model.x.weight": random(3), "module.y": random(2)}
+    b = {"x.weight": a["module.x.weight"], "y": a["module.y"]}
+    report = ckptdiff.diff(a, b)
+    assert [row.name for row in report.rows] == ["y"]
+    assert [tensor.name for tensor in report.only_in_b] == ["x.weight"]
+    back = ckptdiff.diff(b, a)
+    assert [row.name for row in back.rows] == ["module.y"]
+    assert len(back.only_in_b) == 2

@@ -384,3 +384,21 @@ def test_a_long_name_does_not_widen_every_row(command: str, tmp_path: Path) -> N
     assert "t1999" in text
     # 100 MB if each row were as wide as the name
     assert len(text) < 3_000_000
+
+
+@pytest.mark.parametrize("command", ["diff", "stats", "ls", "where", "series", "mix", "spectrum"])
+def test_json_is_one_word_in_every_command(command: str, tmp_path: Path) -> None:
+    """``--json`` is ``--format json``, where the other formats are no contradiction to it."""
+    paths = [
+        write_file(tmp_path / name, {"layers.0.w": tensor([[1.0, float(at)], [0.0, 2.0]])})
+        for at, name in enumerate(("step1.safetensors", "step2.safetensors"))
+    ]
+    arguments = [command, *(paths[:1] if command in ("stats", "ls") else paths)]
+    long = invoke(*arguments, "--format", "json")
+    assert json.loads(long.stdout)["schema"] == f"ckptdiff.{command}/1"
+    assert invoke(*arguments, "--json").stdout == long.stdout
+    assert invoke(*arguments, "--json", "--format", "json").stdout == long.stdout
+    both = invoke(*arguments, "--json", "--format", "table")
+    assert_one_line_of_trouble(both, "--json is --format json, and --format says table")
+    invoke(*arguments, "--json", "-o", tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_text() == long.stdout

@@ -19,7 +19,8 @@ from ckptdiff.render.plots import write_plots
 
 from tests.cli import environment
 from tests.series_oracle import RealSeries, chain, series_of
-from tests.training_run import TrainingRun
+from tests.series_runs import chain as put_steps
+from tests.training_run import DUPLICATE, TrainingRun
 
 PLOTS = ("update_norm", "relative_update", "cosine_of_updates", "distances", "trajectory")
 
@@ -60,13 +61,14 @@ def test_the_plots_of_the_real_run(
     heat = text_of(str(folder / "update_norm.svg"))
     for words in (
         "update norm ‖u‖: the whole model",
-        "training, steps",
+        "training (steps)",
         "checkpoint (stage.ingredient:step)",
-        "by layer",
+        "update norm ‖u‖: by layer",
         "model.layers.3",
         "norm jump",
         "stage boundary",
         "stage 2, ingredient 3",
+        "stage 2, soup",
     ):
         assert words in heat, words
     trajectory = text_of(str(folder / "trajectory.svg"))
@@ -133,6 +135,108 @@ def test_nothing_is_too_odd_to_be_drawn(tmp_path: Path, monkeypatch: pytest.Monk
     assert "n = 0" in text_of(str(folder / "metric_empty.svg"))
     nowhere = series_of([{"w": np.full(2, math.nan)}] * 3, chain(3))
     assert len(write_plots(nowhere, (), str(folder))) == len(PLOTS)
+
+
+def test_no_line_leads_to_a_soup(real_series: RealSeries) -> None:
+    """It was averaged, not trained: one point, a star, in the curve and in the plane."""
+    data = real_series.data
+    scene = plots._Scene.of(data, ())
+    soup = len(data.checkpoints) - 1
+    curve = plots._over_time(scene, "update_norm").axes[0]
+    planes = plots._components(scene).axes
+    for axes in (curve, *planes):
+        lines = [line.get_xydata() for line in axes.lines]
+        stars = [
+            xy for line, xy in zip(axes.lines, lines, strict=True)
+            if line.get_marker() == "*" and len(xy)
+        ]  # fmt: skip
+        ((place,),) = stars
+        joined = [xy for xy in lines if len(xy) > 1 and (xy == place).all(axis=1).any()]
+        assert not joined
+    (own,) = (group for group in scene.groups if group.is_soup)
+    assert (own.name, own.members) == ("stage 2, soup", (soup,))
+    # and the child of a copy goes on from the original, which is where the copy is
+    copy = [one.label for one in data.checkpoints].index(DUPLICATE)
+    assert scene.parents[copy + 1] == copy - 1
+
+
+def test_labels_cover_neither_one_another_nor_leave_the_plane(real_series: RealSeries) -> None:
+    """Also where events stand side by side."""
+    import matplotlib
+
+    data = real_series.data
+    events = [Event("turning_point", at, 9.0, {}, ()) for at in (*range(20, 26), 14, 15)]
+    with matplotlib.rc_context(plots._SETTINGS):
+        figure = plots._components(plots._Scene.of(data, events))
+        plots._settle(figure)
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            boxes = [text.get_window_extent() for text in axes.texts]
+            assert len(boxes) >= 2
+            assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+            assert all(axes.bbox.y0 <= box.y0 and box.y1 <= axes.bbox.y1 for box in boxes)
+            for number, box in enumerate(boxes):
+                assert box.count_overlaps(boxes[:number]) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (5e10, "50 B"), (2.5e9, "2.5 B"), (4e12, "4 T"), (2500, "2,500")]
+)
+def test_tokens_are_counted_in_billions(value: float, text: str) -> None:
+    assert plots._tokens(value, None) == text
+
+
+def test_a_character_that_the_font_lacks_is_spelled_out() -> None:
+    """matplotlib would draw a box, and warn."""
+    assert plots._shortened("层.w") == "\\u5c42.w"
+    assert plots._shortened("a\nb\x1b$") == "a\\nb\\x1b\\$"
+    assert plots._shortened("été ‖μ‖") == "été ‖μ‖"
+
+
+ODD = {
+    "still": ([1.0, 1.0, 1.0], {}),
+    "all zero": ([0.0, 0.0, 0.0], {}),
+    "nothing finite": ([math.nan, math.nan, math.nan], {}),
+    "one that is not finite": ([1.0, math.nan, 2.0], {"step": [1, 2, 3]}),
+    "tiny": ([1e-200, 2e-200, 1e-200], {}),
+    "equal positions": ([1.0, 2.0, 4.0], {"step": [5, 5, 5], "tokens": [7, 7, 7]}),
+    "two": ([1.0, 2.0], {}),
+    "many orders of magnitude": ([1.0, 2.0, 1e9, 1.0], {"tokens": [10**15 * k for k in range(4)]}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_nothing_warns(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are errors in tests: of empty, constant and logarithmic axes, and of glyphs."""
+    monkeypatch.setattr(plots, "_FORMATS", {"svg": {"Date": None}})
+    monkeypatch.setattr(plots, "QUANTITIES", plots.QUANTITIES[:2])
+    values, known = ODD[name]
+    checkpoints = [
+        replace(one, label=f"检查点{at}") for at, one in enumerate(chain(len(values), **known))
+    ]
+    data = series_of(
+        [{"层.w": np.full(3, value), "n" * 300: np.full(2, value)} for value in values], checkpoints
+    )
+    events = (Event("first_nonfinite", 1, math.inf, {}, ("w",)),)
+    evals_csv = tmp_path / "evals.csv"
+    lines = [f"{one.label},,1,{at}" for at, one in enumerate(checkpoints)]
+    evals_csv.write_text(
+        "\n".join(["revision,empty,constant,层" + "m" * 200, *lines]), encoding="utf-8"
+    )
+    assert (
+        len(write_plots(data, events, str(tmp_path), read_evals(str(evals_csv)))) == len(PLOTS) + 3
+    )
+
+
+def test_the_command_says_nothing_but_what_it_wrote(tmp_path: Path) -> None:
+    put_steps(tmp_path / "run", ["step1", "step2", "层"])
+    completed = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ckptdiff", "series", "run", "--plots", "plots"],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert completed.returncode == 0, completed.stderr
+    lines = completed.stderr.splitlines()
+    assert all(line.startswith(("ckptdiff: wrote plots/", "ckptdiff: read ")) for line in lines)
 
 
 def test_one_checkpoint_has_no_plots(tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import ckptdiff
+import numpy as np
 import pytest
-from ckptdiff.position import TrainingPosition, checkpoints_in, position_of
+from ckptdiff.dynamics.discover import Search, find
+from ckptdiff.position import TrainingPosition, position_of
+from safetensors.numpy import save_file
 
 from tests.cli import assert_one_line_of_trouble, invoke
 from tests.configs import OLMO_STAGE_2_YAML, OLMO_YAML, olmo_core
 from tests.test_config import written
+from tests.writers import tensor, write_file
 
 BATCH = 1024 * 4096
 COMMIT = "7df9a82518afdecae4e8c026b27adccc8c1f0032"
@@ -317,25 +321,51 @@ def test_nothing_there(tmp_path: Path) -> None:
 # A run's directory.
 
 
+def checkpoints_in(path: Path) -> list[str]:
+    """What ``where`` and ``series`` find in a directory."""
+    search = Search()
+    find([str(path)], search)
+    return [found.path for found in search.found]
+
+
 def test_a_run_stands_for_its_checkpoints_in_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for name in ("step10", "step9", "logs", "step100-hf", "stage1"):
         (run / name).mkdir(parents=True)
     (run / "step20.safetensors").touch()
     (run / "step30.json").touch()
-    found = [Path(path).name for path in checkpoints_in(str(run))]
+    found = [Path(path).name for path in checkpoints_in(run)]
     assert found == ["step9", "step10", "step20.safetensors", "step100-hf"]
-    # a checkpoint of Hugging Face's trainer with DeepSpeed's folder in it
-    (run / "checkpoint-5" / "global_step5").mkdir(parents=True)
-    assert checkpoints_in(str(run / "checkpoint-5")) == [str(run / "checkpoint-5")]
-    assert checkpoints_in(str(run / "logs")) == [str(run / "logs")]
+    assert checkpoints_in(run / "logs") == [str(run / "logs")]
+
+
+@pytest.mark.parametrize("with_weights", [True, False])
+def test_the_optimizers_folder_of_a_step_is_none(with_weights: bool, tmp_path: Path) -> None:
+    """As DeepSpeed has it in a checkpoint of Hugging Face's trainer."""
+    steps = [tmp_path / f"checkpoint-{step}" for step in (5, 10)]
+    for step in steps:
+        folder = step / f"global_step{step.name.removeprefix('checkpoint-')}"
+        folder.mkdir(parents=True)
+        if with_weights:
+            save_file({"w": np.ones(3, np.float32)}, step / "model.safetensors")
+            save_file({"w": np.ones(3, np.float32)}, folder / "model.safetensors")
+    assert checkpoints_in(steps[0]) == [str(steps[0])]
+    assert checkpoints_in(tmp_path) == [str(step) for step in steps]
+
+
+def test_a_run_named_after_the_step_it_began_from(tmp_path: Path) -> None:
+    run = tmp_path / "olmo-step1000-sft"
+    for folder in (run, run / "checkpoint-5", run / "checkpoint-10"):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"w": np.ones(3, np.float32)}, folder / "model.safetensors")
+    assert checkpoints_in(run) == [str(run / "checkpoint-5"), str(run / "checkpoint-10")]
 
 
 def test_a_run_in_stages(tmp_path: Path) -> None:
     for name in ("stage2_ingredient2", "stage2_ingredient1", "stage1"):
         for step in (2000, 1000):
             (tmp_path / "run" / name / f"step{step}").mkdir(parents=True)
-    positions = map(position_of, checkpoints_in(str(tmp_path / "run")))
+    positions = map(position_of, checkpoints_in(tmp_path / "run"))
     assert [(p.stage, p.ingredient, p.step) for p in positions] == [
         (1, None, 1000), (1, None, 2000), (2, 1, 1000), (2, 1, 2000), (2, 2, 1000), (2, 2, 2000),
     ]  # fmt: skip
@@ -371,8 +401,7 @@ def test_one_checkpoint_in_full(run: Path) -> None:
 
 
 def test_a_run_as_a_table(run: Path) -> None:
-    soup = "run/soups/stage2-ingredient1+2-step500"
-    assert str(invoke("where", "run", soup, env={"COLUMNS": ""})) == (
+    assert str(invoke("where", "run", env={"COLUMNS": ""})) == (
         "status 0\n"
         "--- stdout\n"
         "checkpoint                              stage  ingredient   step  tokens  in stage"
@@ -473,3 +502,18 @@ def test_a_position_is_a_value(tmp_path: Path) -> None:
     position = position_of(str(tmp_path))
     assert replace(position, step=1) != position
     assert position_of(str(tmp_path)) == position
+
+
+def test_the_directory_that_all_are_in_is_said_once(tmp_path: Path) -> None:
+    """So that a narrow screen has room for what tells them apart."""
+    for step in (1000, 2000):
+        folder = tmp_path / "run" / f"stage2-ingredient1-step{step}-tokens4B"
+        write_file(folder / "model.safetensors", {"w": tensor([1.0])})
+    text = invoke("where", tmp_path / "run", env={"COLUMNS": "90"}).stdout
+    first, empty, header, *rows = text.splitlines()
+    assert (first, empty) == (f"in {tmp_path / 'run'}", "")
+    assert header.startswith("checkpoint")
+    assert [row.split()[0] for row in rows] == [
+        f"stage2-ingredient1-step{step}-tokens4B" for step in (1000, 2000)
+    ]
+    assert "4.00 B" in rows[0]

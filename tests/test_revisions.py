@@ -34,6 +34,8 @@ LABELS: dict[str, dict[str, Any]] = {
     # soups
     "step11921+11000+10000": {"step": 11921, "steps": (11921, 11000, 10000)},
     "stage2-ingredient1+2-step23842": {"stage": 2, "ingredients": (1, 2), "step": 23842},
+    "stage2-soup": {"stage": 2, "is_called_soup": True},
+    "soupy-step5": {"step": 5},
     # Pythia, BLOOM, Apertus, SmolLM3, FineWeb
     "step0": {"step": 0},
     "step143000": {"step": 143000},
@@ -93,7 +95,11 @@ def test_a_label_is_read_as_its_series_means_it(label: str) -> None:
 
 def test_a_soup_is_known_by_its_parts() -> None:
     soups = [label for label in LABELS if parse_revision(label).is_soup]
-    assert soups == ["step11921+11000+10000", "stage2-ingredient1+2-step23842"]
+    assert soups == [
+        "step11921+11000+10000",
+        "stage2-ingredient1+2-step23842",
+        "stage2-soup",
+    ]
 
 
 def test_a_label_without_a_position_says_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import ckptdiff
@@ -256,6 +257,63 @@ def test_intervals(steps: list[int], found: list[str]) -> None:
     assert [f"{problem.kind}: {problem.text}" for problem in problems] == found
 
 
+def _of_ingredients(steps: dict[int, list[int]]) -> list[str]:
+    places = [
+        Place(stage=2, ingredient=ingredient, ingredients=(ingredient,), step=step)
+        for ingredient, those in steps.items()
+        for step in those
+    ]
+    labels = [f"{place.ingredient}:{place.step}" for place in places]
+    found = intervals(labels, places)
+    return [f"{problem.kind}: {problem.text} ({', '.join(problem.labels)})" for problem in found]
+
+
+_FULL = [15, 30, 45, 60]
+
+
+@pytest.mark.parametrize(
+    ("steps", "found"),
+    [
+        ({1: _FULL, 2: _FULL, 3: _FULL}, []),
+        (
+            {1: _FULL, 2: [30, 45, 60], 3: [15, 30, 45]},
+            ["missing_step: stage 2, ingredient 2: step missing that ingredients 1, 3 have: 15 "
+             "(2:30)",
+             "missing_step: stage 2, ingredient 3: step missing that ingredients 1, 2 have: 60 "
+             "(3:45)"],
+        ),
+        # what the interval tells is told once
+        (
+            {1: _FULL, 2: _FULL, 3: [15, 30, 60, 75]},
+            ["missing_step: stage 2, ingredient 3: step missing at an interval of 15: 45 "
+             "(3:30, 3:60)"],
+        ),
+        # two steps have no interval of their own
+        (
+            {1: _FULL, 2: _FULL, 3: [15, 60]},
+            ["missing_step: stage 2, ingredient 3: 2 steps missing that ingredients 1, 2 have: "
+             "30, 45 (3:15, 3:60)"],
+        ),
+        (
+            {1: _FULL, 2: [30, 45, 60]},
+            ["missing_step: stage 2, ingredient 2: step missing that ingredient 1 has: 15 (2:30)"],
+        ),
+        # as one of OLMo 2 13B's, that is trained three times as long, and ends beside the interval
+        ({1: [5, 10, 12], 2: [5, 10, 12], 3: [5, 10, 12], 4: [5, 10, 15, 20, 25, 30, 35, 36]}, []),
+        ({1: [5, 10, 12], 2: [5, 10, 15, 20, 25, 30, 35, 36]}, []),
+        # what only some have is not promised
+        ({1: [60], 2: [60], 3: _FULL}, []),
+        ({1: [15], 2: _FULL, 3: _FULL},
+            ["missing_step: stage 2, ingredient 1: 3 steps missing that ingredients 2, 3 have: "
+             "30, 45, 60 (1:15)"]),
+    ],
+)  # fmt: skip
+def test_steps_that_the_other_ingredients_have(
+    steps: dict[int, list[int]], found: list[str]
+) -> None:
+    assert _of_ingredients(steps) == found
+
+
 def test_a_label_that_does_not_fit(tmp_path: Path) -> None:
     """The trainer's own state says what step it is."""
     chain(tmp_path, ["checkpoint-10", "checkpoint-20", "checkpoint-30"])
@@ -417,6 +475,82 @@ def test_exports_of_a_run_are_mapped_to_its_names(tmp_path: Path) -> None:
     assert kinds(left) == ["architecture"]
 
 
+EMBEDDINGS = "model.embed_tokens.weight"
+
+
+def exports(folder: Path, *, storing: Sequence[int]) -> dict[str, Weights]:
+    """Exports of a model whose head is its embeddings, which only some store a second time."""
+    walk = Walk(shapes={EMBEDDINGS: (12, 4), "model.norm.weight": (4,)}, dtype="float32")
+    written = {}
+    for step in range(1, 6):
+        weights = walk.step()
+        written[f"step{step}"] = weights | {"lm_head.weight": weights[EMBEDDINGS].clone()}
+        stored = written[f"step{step}"] if step in storing else weights
+        put(folder / f"step{step}", stored)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("storing", "who"),
+    [
+        ([1, 2, 3, 5], "step4 does"),
+        ([1, 3, 5], "step2, step4 do"),
+        ([4], "step1, step2, step3 and 1 more do"),
+    ],
+)
+def test_a_tied_head_that_some_store_is_compared_in_all(
+    storing: list[int], who: str, tmp_path: Path
+) -> None:
+    written = exports(tmp_path, storing=storing)
+    report = ckptdiff.series(tmp_path)
+    (note,) = report.problems
+    assert (note.kind, note.is_note) == ("tied", True)
+    assert note.text == (
+        f"{who} not store lm_head.weight: its tied twin {EMBEDDINGS} is compared, "
+        "and counts as a tensor"
+    )
+    assert note.labels == tuple(f"step{n}" for n in range(1, 6) if n not in storing)
+    assert set(report.level("tensor").names) == set(written["step1"])
+    for label, weights in written.items():
+        put(tmp_path / "all" / label, weights)
+    same = ckptdiff.series(tmp_path / "all")
+    assert same.problems == ()
+    np.testing.assert_array_equal(report.data.total.gram, same.data.total.gram)
+    assert report.data.total.numel == same.data.total.numel == 12 * 4 * 2 + 4
+
+
+def test_a_head_that_is_not_tied_is_no_twin(tmp_path: Path) -> None:
+    exports(tmp_path, storing=[1, 2, 3, 5])
+    (tmp_path / "step4" / "config.json").write_text('{"tie_word_embeddings": false}')
+    report = ckptdiff.series(tmp_path)
+    (problem,) = report.problems
+    assert (problem.kind, problem.labels) == ("not_common", ("step4",))
+    assert set(report.level("tensor").names) == {EMBEDDINGS, "model.norm.weight"}
+
+
+def test_a_native_step_among_tied_exports(tmp_path: Path) -> None:
+    """OLMo-core stores the head, and calls all otherwise."""
+    block = "model.layers.0.self_attn.q_proj.weight"
+    walk = Walk(
+        shapes={EMBEDDINGS: (12, 4), block: (4, 4), "model.norm.weight": (4,)}, dtype="float32"
+    )
+    for step in (1, 2):
+        put(tmp_path / f"step{step}", walk.step())
+    third = walk.step()
+    native = {
+        "embeddings.weight": third[EMBEDDINGS],
+        "blocks.0.attention.w_q.weight": third[block],
+        "lm_head.norm.weight": third["model.norm.weight"],
+        "lm_head.w_out.weight": third[EMBEDDINGS].clone(),
+    }
+    put(tmp_path / "step3", native)
+    report = ckptdiff.series(tmp_path)
+    mapped, tied = report.problems
+    assert mapped.text == "step3: names are mapped by olmo-core-to-hf (4 tensors)"
+    assert tied.labels == ("step1", "step2")
+    assert set(report.level("tensor").names) == {*third, "lm_head.weight"}
+
+
 def test_64_tiny_checkpoints_are_quick(tmp_path: Path) -> None:
     import time
 
@@ -513,8 +647,9 @@ def test_one_that_diverged_leaves_the_others_as_they_are_without_it(
     assert ("first_nonfinite", labels[at]) in events
     assert {one.index for one in report.pick(100)} == set(rest)
     document = json.loads(report.to_json(by="layer", pick=3))
-    coordinates = document["principal_components"]["coordinates"]
-    assert all(isinstance(value, float) for index in rest for value in coordinates[index])
+    coordinates = np.array(document["levels"][0]["principal_components"]["coordinates"], float)
+    assert np.isfinite(coordinates[:, rest]).all()
+    assert np.isnan(coordinates[:, at]).all()
     assert document["picked"][0]["checkpoint"] == labels[rest[-1]]
     report.save(tmp_path / "saved")
     assert SeriesReport.load(tmp_path / "saved").to_json() == report.to_json()

@@ -110,6 +110,38 @@ def test_lines_keep_within_a_screen(columns: int, here: Path) -> None:
     assert "stage1-step100" in outcome.stdout
 
 
+HEADERS = ("‖update‖", "relative", "cos", "from first", "to last", "changed")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140, 200])
+def test_what_a_line_is_of_stays_and_quantities_go_from_the_right(columns: int, here: Path) -> None:
+    text = invoke("series", "run", env={"COLUMNS": str(columns)}).stdout
+    header = next(line for line in text.splitlines() if line.startswith("checkpoint"))
+    assert "tokens" in header
+    lines = [line.split() for line in text.splitlines() if line.startswith("stage")]
+    assert lines[0][:3] == ["stage1-step100", "1.00", "B"]
+    shown = [name for name in HEADERS if name in header]
+    assert shown == list(HEADERS[: len(shown)])
+    gone = list(HEADERS[len(shown) :])
+    told = [line for line in text.splitlines() if line.startswith("not shown in")]
+    gone += ["branches from"] if "branches from" not in header else []
+    assert bool(gone) == bool(told) == (columns < 140)
+    if gone:
+        # it may go on in a second line
+        expected = f"not shown in {columns} columns: {', '.join(gone)}"
+        assert expected.startswith(told[0])
+
+
+def test_numbers_of_labels_that_are_cut_have_columns(tmp_path: Path) -> None:
+    """A long label may be cut where a screen is narrow, and what it told is beside it then."""
+    name = "a-model-of-a-name-that-takes-half-of-any-screen"
+    chain(tmp_path, [f"{name}-stage1-step{step}-tokens1T" for step in (1000, 2000)])
+    text = invoke("series", tmp_path, env={"COLUMNS": "80"}).stdout
+    header, first = text.splitlines()[2:4]
+    assert header.split()[:4] == ["checkpoint", "stage", "step", "tokens"]
+    assert first.split()[1:5] == ["1", "1,000", "1.00", "T"]
+
+
 def test_plain_text_without_colours(here: Path) -> None:
     coloured = invoke("series", "run", env={"FORCE_COLOR": "1"})
     plain = invoke("series", "run", env={"FORCE_COLOR": "1", "NO_COLOR": "1"})
@@ -204,8 +236,8 @@ def test_the_json_schema(here: Path) -> None:
     found = document("run", "--by", "layer", "--pick", "3")
     report = ckptdiff.series("run")
     assert list(found) == [
-        "schema", "options", "checkpoints", "levels", "principal_components", "events",
-        "problems", "picked", "correlations",
+        "schema", "options", "checkpoints", "levels", "events", "problems", "picked",
+        "correlations",
     ]  # fmt: skip
     assert found["schema"] == "ckptdiff.series/1"
     assert found["options"] == {
@@ -230,9 +262,11 @@ def test_the_json_schema(here: Path) -> None:
         np.testing.assert_array_equal(np.array(level["gram"]), data.gram)
         assert np.array(level["distances"]).shape == (rows, count, count)
         assert len(level["diffusion_exponent"]) == rows
+        components = level["principal_components"]
+        assert np.array(components["coordinates"]).shape == (rows, count, 3)
+        assert np.array(components["explained"]).shape == (rows, 3)
         assert level["clock"] == "steps"
     assert level["trajectory"]["update_norm"][0][0] == "NaN"
-    assert np.array(found["principal_components"]["coordinates"]).shape == (count, 3)
     assert [one["kind"] for one in found["problems"]] == ["missing_step", "duplicate"]
     assert len(found["picked"]) == 3
     labels = [one["label"] for one in found["checkpoints"]]
@@ -271,7 +305,10 @@ def test_csv_files(here: Path, tmp_path: Path) -> None:
     arguments = ["run", "--csv", folder, "--by", "module", "--pick", "2", "--evals", evals]
     outcome = invoke("series", *arguments)
     assert outcome.status == 1, outcome
-    names = ("checkpoints", "updates", "distances", "events", "problems", "picked", "correlations")
+    names = (
+        "checkpoints", "updates", "distances", "rows", "components", "coordinates", "stats",
+        "diffs", "events", "problems", "picked", "correlations",
+    )  # fmt: skip
     assert {path.name for path in folder.iterdir()} == {f"{name}.csv" for name in names}
     assert all(f"wrote {folder / name}.csv" in outcome.stderr for name in names)
     report = ckptdiff.series("run")

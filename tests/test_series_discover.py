@@ -12,9 +12,11 @@ import torch
 from ckptdiff.dynamics.discover import Search, find, read_list, revision_of
 from ckptdiff.dynamics.natural import natural_key
 from ckptdiff.dynamics.order import Place, arrange, with_tokens
+from ckptdiff.dynamics.report import SeriesReport
 from ckptdiff.errors import CheckpointNotFoundError
 from safetensors.torch import save_file
 
+from tests.cli import invoke
 from tests.series_runs import Walk, chain, put
 
 
@@ -143,9 +145,67 @@ def test_a_repository_in_the_cache_of_the_hub(tmp_path: Path) -> None:
         "stage1-step10-tokens1B",
         "stage1-step20-tokens2B",
     ]
+    assert [problem.text for problem in run.problems] == [
+        "main: the same as stage1-step20-tokens2B, which is read once"
+    ]
+    where = json.loads(invoke("where", repository, "--json").stdout)["checkpoints"]
+    assert [one["step"] for one in where] == [10, 20]
     report = ckptdiff.series(repository)
     assert [one.step for one in report.checkpoints] == [10, 20]
     assert [one.tokens for one in report.checkpoints] == [10**9, 2 * 10**9]
+
+
+def test_a_saved_series_is_no_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    chain(run, ["step1", "step2", "step3"])
+    saved = run / "series5.npz"
+    ckptdiff.series(run).save(saved)
+    report = ckptdiff.series(run)
+    assert (len(report), report.problems) == (3, ())
+    for paths in ([saved, run], [run, saved]):
+        with pytest.raises(ValueError, match=r"series5\.npz: a saved series is shown by itself"):
+            ckptdiff.series(paths)
+    outcome = invoke("where", saved, run)
+    assert outcome.status == 2
+    assert "a saved series" in outcome.stderr
+    assert "step3" in outcome.stdout
+
+
+# Soups that are not called so.
+
+
+def in_two_ingredients(folder: Path, *others: str) -> SeriesReport:
+    parts = [f"stage2-ingredient{part}-step{step}" for part in (1, 2) for step in (5, 10)]
+    chain(folder, ["stage1-step10", "stage1-step20", *parts, *others])
+    return ckptdiff.series(folder)
+
+
+@pytest.mark.parametrize("name", ["stage2", "stage2-step10", "main", "stage2-soup", "stage2-mean"])
+def test_what_names_no_part_is_the_soup(name: str, tmp_path: Path) -> None:
+    report = in_two_ingredients(tmp_path, name)
+    last = report.checkpoints[-1]
+    assert (last.label, last.stage, last.ingredient, last.is_soup) == (name, 2, None, True)
+    # a leaf beside them
+    assert report.checkpoints[last.parent].label == "stage1-step20"
+    assert [one.is_soup for one in report.checkpoints[:-1]] == [False] * 6
+    called_so = "soup" in name
+    assert [problem.kind for problem in report.problems] == ([] if called_so else ["soup_assumed"])
+    report.save(tmp_path / "saved")
+    assert SeriesReport.load(str(tmp_path / "saved")).checkpoints == report.checkpoints
+
+
+def test_several_steps_that_name_no_part_are_a_branch(tmp_path: Path) -> None:
+    report = in_two_ingredients(tmp_path, "stage2-step5", "stage2-step10")
+    assert not any(one.is_soup for one in report.checkpoints)
+    labels = [one.label for one in report.checkpoints]
+    assert report.data.parents[labels.index("stage2-step10")] == labels.index("stage2-step5")
+
+
+def test_a_stage_of_one_part_has_no_soup(tmp_path: Path) -> None:
+    chain(tmp_path, ["stage1-step10", "stage2-step5", "main"])
+    report = ckptdiff.series(tmp_path)
+    assert not any(one.is_soup for one in report.checkpoints)
+    assert [problem.kind for problem in report.problems] == ["no_position"]
 
 
 def test_several_paths_keep_what_tells_them_apart(tmp_path: Path) -> None:

@@ -782,6 +782,41 @@ def test_tensors_of_torchscript(how: str, tmp_path: Path) -> None:
     assert set(back) == set(model.state_dict())
 
 
+def test_a_frozen_module_has_its_tensors_as_constants(tmp_path: Path) -> None:
+    """torch.jit.freeze leaves no parameters; its own graph says which constant is which."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).eval()
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.freeze(torch.jit.script(model)).save(path)
+    values = model.state_dict().values()
+    assert_is(path, {f"constants.{at}": value for at, value in enumerate(values)})
+    assert any("frozen TorchScript" in note and "4 tensors" in note for note in notes_of(path))
+
+
+class WithConstant(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+
+def test_constants_beside_parameters_are_left_out(tmp_path: Path) -> None:
+    model = WithConstant()
+    path = tmp_path / "model.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, torch.randn(2, 3)).save(path)
+    assert_is(path, model.state_dict())
+    assert notes_of(path) == ("left out: 1 tensor in the code of this TorchScript archive",)
+
+
+def notes_of(path: Path) -> tuple[str, ...]:
+    return ckptdiff.open(path).notes
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="measures with getrusage")
 def test_two_hundred_thousand_tensors(tmp_path: Path) -> None:

@@ -18,7 +18,18 @@ from ckptdiff.dynamics.trajectory import (
 )
 from numpy.typing import NDArray
 
-from tests.series_oracle import GROUPS, RealSeries, Weights, chain, series_of
+from tests.series_oracle import (
+    GROUPS,
+    RealSeries,
+    chain,
+    cosine,
+    distances_of_row,
+    norm,
+    quantities_of,
+    series_of,
+    squares_of_tensors,
+    vectors,
+)
 from tests.training_run import DUPLICATE, ORIGINAL, PARTS, SOUP
 
 Floats = NDArray[np.float64]
@@ -27,33 +38,8 @@ LEVELS = tuple(GROUPS)
 
 
 @pytest.fixture(scope="module")
-def squares_of_tensors(real_series: RealSeries) -> dict[str, Floats]:
-    """``||w_s - w_t||^2`` of every pair (N, N) of each tensor, from the differences themselves."""
-    squares = {}
-    for name in real_series.weights[0]:
-        w = np.array([of_one[name].reshape(-1) for of_one in real_series.weights])
-        squares[name] = np.array([((w - w[t]) ** 2).sum(axis=1) for t in range(len(w))])
-    return squares
-
-
-def distances_of_row(squares: dict[str, Floats], level: str, row: str) -> Floats:
-    """The distance of every pair of a row: squares of tensors add up."""
-    return np.sqrt(sum(square for name, square in squares.items() if GROUPS[level](name) == row))
-
-
-def vectors(weights: Sequence[Weights], level: str, row: str) -> list[Floats]:
-    """The elements of one row at each checkpoint."""
-    names = [name for name in weights[0] if GROUPS[level](name) == row]
-    return [np.concatenate([w[name].reshape(-1) for name in names]) for w in weights]
-
-
-def norm(x: Floats) -> float:
-    return float(np.sqrt(np.dot(x, x)))
-
-
-def cosine(x: Floats, y: Floats) -> float:
-    size = norm(x) * norm(y)
-    return float(np.dot(x, y) / size) if size else np.nan
+def squares(real_series: RealSeries) -> dict[str, Floats]:
+    return squares_of_tensors(real_series.weights)
 
 
 # the finest and the coarsest: nothing depends on what a row is
@@ -61,43 +47,8 @@ def cosine(x: Floats, y: Floats) -> float:
 def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level: str) -> None:
     weights, data = real_series
     got = Trajectory.of(data.levels[level], data.checkpoints)
-    parents, count = data.parents, len(data.checkpoints)
     for row, name in enumerate(got.names):
-        w = vectors(weights, level, name)
-        expected = {quantity: np.full(count, np.nan) for quantity in QUANTITIES}
-        for t, (checkpoint, parent) in enumerate(zip(data.checkpoints, parents, strict=True)):
-            expected["norm"][t] = norm(w[t])
-            expected["distance_from_first"][t] = norm(w[t] - w[0])
-            expected["displacement"][t] = norm(w[t] - w[0])
-            expected["distance_from_last"][t] = norm(w[t] - w[-1])
-            expected["cosine_with_last"][t] = cosine(w[t], w[-1])
-            if parent == ROOT:
-                expected["path_length"][t] = 0
-                continue
-            u = w[t] - w[parent]
-            # nothing was trained between a copy and what it is a copy of
-            home = parent - 1 if data.checkpoints[parent].label == DUPLICATE else parent
-            before = data.checkpoints[home]
-            assert checkpoint.stage_tokens is not None
-            assert before.stage_tokens is not None
-            assert checkpoint.step is not None
-            assert before.step is not None
-            assert checkpoint.learning_rate is not None
-            assert before.learning_rate is not None
-            anew = checkpoint.stage != before.stage
-            steps = checkpoint.step if anew else checkpoint.step - before.step
-            rate = (checkpoint.learning_rate + before.learning_rate) / 2
-            expected["update_norm"][t] = norm(u)
-            expected["relative_update"][t] = norm(u) / norm(w[parent])
-            tokens = checkpoint.stage_tokens - (0 if anew else before.stage_tokens)
-            expected["update_per_token"][t] = norm(u) / tokens
-            expected["update_per_learning_rate"][t] = norm(u) / (steps * rate)
-            expected["path_length"][t] = expected["path_length"][parent] + norm(u)
-            # bf16 values are bf16 already
-            expected["changed_share"][t] = (w[t] != w[parent]).sum() / len(u)
-            expected["sign_flips"][t] = (w[t] * w[parent] < 0).sum()
-            if parents[home] != ROOT:
-                expected["cosine_of_updates"][t] = cosine(u, w[home] - w[parents[home]])
+        expected = quantities_of(vectors(weights, level, name), data.checkpoints, (DUPLICATE,))
         for quantity in QUANTITIES:
             np.testing.assert_allclose(
                 getattr(got, quantity)[:, row],
@@ -110,12 +61,12 @@ def test_every_quantity_is_what_the_tensors_give(real_series: RealSeries, level:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_distance_of_every_pair(
-    real_series: RealSeries, squares_of_tensors: dict[str, Floats], level: str
+    real_series: RealSeries, squares: dict[str, Floats], level: str
 ) -> None:
     data = real_series.data
     got = Trajectory.of(data.levels[level], data.checkpoints)
     for row, name in enumerate(got.names):
-        expected = distances_of_row(squares_of_tensors, level, name)
+        expected = distances_of_row(squares, level, name)
         # what remains where two checkpoints are the same, after a way that is this long
         way = got.path_length[:, row].max()
         np.testing.assert_allclose(
@@ -140,7 +91,7 @@ def test_a_duplicate_is_at_no_distance_and_a_soup_is_nearer_than_its_parts(
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_diffusion_exponent_is_the_slope_over_all_pairs_of_a_branch(
-    real_series: RealSeries, squares_of_tensors: dict[str, Floats], level: str
+    real_series: RealSeries, squares: dict[str, Floats], level: str
 ) -> None:
     data = real_series.data
     got = Trajectory.of(data.levels[level], data.checkpoints)
@@ -149,7 +100,7 @@ def test_the_diffusion_exponent_is_the_slope_over_all_pairs_of_a_branch(
     end = max(one.step or 0 for one in data.checkpoints if one.stage == 1)
     position = [(one.step or 0) + end * (one.stage == 2) for one in data.checkpoints]
     for row, name in enumerate(got.names):
-        distances = distances_of_row(squares_of_tensors, level, name)
+        distances = distances_of_row(squares, level, name)
         x, y = [], []
         for t, parent in enumerate(data.parents):
             s = parent
@@ -308,6 +259,19 @@ def test_a_random_walk_has_an_exponent_of_one_and_a_line_of_two() -> None:
 def test_steps_that_begin_anew_and_steps_that_go_on() -> None:
     anew = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 10, 20])
     np.testing.assert_array_equal(Clock.of(anew).position, [0, 100, 110, 120])
+    # beyond the end of the stage before: one of the stage tells, or its tokens, or its interval
+    wide = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 150, 300])
+    np.testing.assert_array_equal(Clock.of(wide).position, [0, 100, 250, 400])
+    tokens = chain(3, stage=[1, 1, 2], step=[0, 100, 170], stage_tokens=[0, 4200, 7100])
+    np.testing.assert_array_equal(Clock.of(tokens).position, [0, 100, 270])
+    tokens = chain(3, stage=[1, 1, 2], step=[0, 100, 170], stage_tokens=[0, 4200, 2900])
+    np.testing.assert_array_equal(Clock.of(tokens).position, [0, 100, 170])
+    tree = [(ROOT, 1, None, 0), (0, 1, None, 100), (1, 2, 1, 60), (2, 2, 1, 120), (1, 2, 2, 120)]
+    ends = [
+        SeriesCheckpoint(str(at), "", "memory", parent, stage=stage, ingredient=part, step=step)
+        for at, (parent, stage, part, step) in enumerate(tree)
+    ]
+    np.testing.assert_array_equal(Clock.of(ends).position, [0, 100, 160, 220, 220])
     on = chain(4, stage=[1, 1, 2, 2], step=[0, 100, 110, 120])
     np.testing.assert_array_equal(Clock.of(on).position, [0, 100, 110, 120])
 

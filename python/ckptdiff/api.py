@@ -27,6 +27,7 @@ from ckptdiff.options import DiffOptions, StatsOptions, check_io, check_isa, che
 if TYPE_CHECKING:
     import torch
 
+    from ckptdiff.config import ConfigDifference
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.dynamics.report import SeriesReport
     from ckptdiff.mix_report import MixReport
@@ -144,7 +145,8 @@ def diff(
         thresholds: Add a column ``above_T`` per threshold T: how many elements have ``|d| > T``.
         histogram: Keep a log2 histogram of ``|d|``, and add quantiles estimated from it.
         threads: How many threads work; 0 is one per core. Never changes a result.
-        isa: Force an instruction-set level; None is the best. Never changes a result.
+        isa: Force an instruction-set level: portable, avx2, avx512 or neon, if it is there;
+            None is the best. Never changes a result.
         io: How files are read: ``mapped`` in place, ``read`` into buffers, ``auto`` mapped where
             the system can and the file system is a local one. Never changes a result.
         on_progress: Called now and then with (bytes done, bytes in all).
@@ -168,7 +170,6 @@ def diff(
             :func:`open`; also while tensors are read.
     """
     # not needed to open a checkpoint
-    from ckptdiff.config import compare_configs, refuse_other_architecture
     from ckptdiff.coverage import unsupported_notes
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.pairing import check_map, pair
@@ -193,8 +194,10 @@ def diff(
             device = devices.resolved(device)
         checkpoint_a = open(a, key=key_a, optimizer=optimizer)
         checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-        differences, config_notes = compare_configs(checkpoint_a.path, checkpoint_b.path)
-        if not force:
+        differences, config_notes = _compared_configs(checkpoint_a.path, checkpoint_b.path)
+        if differences and not force:
+            from ckptdiff.config import refuse_other_architecture
+
             refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
         sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
         refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
@@ -243,6 +246,20 @@ def diff(
             seconds=time.perf_counter() - start,
             config_differences=tuple(differences),
         )
+
+
+def _compared_configs(
+    path_a: str | None, path_b: str | None
+) -> tuple[list[ConfigDifference], list[str]]:
+    """Where the configs differ, and what could not be read; nothing where there are none."""
+    from ckptdiff.formats.beside import has_config
+
+    if not any(path is not None and has_config(path) for path in (path_a, path_b)):
+        return [], []
+    # it knows every config and schedule, and takes as long to import as a small diff
+    from ckptdiff.config import compare_configs
+
+    return compare_configs(path_a, path_b)
 
 
 def stats(
@@ -384,6 +401,8 @@ def mix(
         names,
         # all hang on the first part
         [-1] + [0] * (len(checkpoints) - 1),
+        # a residual is what hardly anything is left of
+        precision="double",
         threads=threads,
         isa=isa,
         io=io,

@@ -89,11 +89,14 @@ class Checkpoint(Mapping[str, TensorRef]):
         manifest: Manifest | None = None,
         notes: Sequence[str] = (),
         tied: Mapping[str, str] | None = None,
+        path: str | None = None,
     ) -> Checkpoint:
-        """The same with more notes and ties, and with a manifest that has more in it."""
+        """The same with more notes and ties, with a manifest that has more in it, or a path that
+        stands for more.
+        """
         return Checkpoint(
             self._manifest if manifest is None else manifest,
-            path=self._path,
+            path=self._path if path is None else path,
             format=self._format,
             stored_names=self._stored_names,
             tied={**self._tied, **(tied or {})},

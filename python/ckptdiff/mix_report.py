@@ -17,13 +17,12 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
-from typing import TYPE_CHECKING, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.groups import Grouping, group_key
 from ckptdiff.naming.rules import Rules
-from ckptdiff.report import Selection
+from ckptdiff.report import RunReport, Selection
 from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ class MixRow:
         return math.fsum(self.coefficients)
 
 
-class MixReport:
+class MixReport(RunReport):
     """What a checkpoint is made of. Made by :func:`ckptdiff.mix`."""
 
     def __init__(
@@ -108,6 +107,7 @@ class MixReport:
     ) -> None:
         import numpy
 
+        super().__init__(tuple(notes), seconds, (1 + means.passes) * run.bytes_read)
         size = len(parts) + 1
         self._target = target
         self._parts = tuple(parts)
@@ -124,10 +124,6 @@ class MixReport:
             NotMixed(name, tuple(_side(index, len(parts)) for index in missing))
             for name, missing in run.not_common
         )
-        self._notes = tuple(notes)
-        self._seconds = seconds
-        self._bytes_read = (1 + means.passes) * run.bytes_read
-        self._selection = Selection()
         self._all_rows = self._grouped(str)
         self._rows = self._all_rows
         self._total = self._rows_of({"total": range(len(self._names))})[0]
@@ -187,21 +183,6 @@ class MixReport:
         """How names were brought together, a sentence each: a map, a tied weight's twin."""
         return self._remarks
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A line for each glob that matched no tensor."""
-        return self._notes
-
-    @property
-    def seconds(self) -> float:
-        """How long reading and reducing took. In no output file: two runs would differ in it."""
-        return self._seconds
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of tensors read, in two or more whole passes over the target and all parts."""
-        return self._bytes_read
-
     # -- the rows shown ---------------------------------------------------------------------------
 
     @property
@@ -213,11 +194,6 @@ class MixReport:
     def all_rows(self) -> tuple[MixRow, ...]:
         """Every row of the grouping at hand, in natural order, whatever the report shows."""
         return self._all_rows
-
-    @property
-    def selection(self) -> Selection:
-        """How the rows shown were chosen."""
-        return self._selection
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -263,27 +239,15 @@ class MixReport:
 
     # -- as text ----------------------------------------------------------------------------------
 
-    @overload
-    def to_json(self, path: None = None) -> str: ...
-    @overload
-    def to_json(self, path: str | PathLike[str]) -> None: ...
-    def to_json(self, path: str | PathLike[str] | None = None) -> str | None:
-        """Write the schema ``ckptdiff.mix/1`` to ``path``, or return it as a string."""
+    def _write_json(self, stream: TextIO) -> None:
         from ckptdiff.render import mix
-        from ckptdiff.report import to_text
 
-        return to_text(path, lambda stream: mix.write_json(self, stream))
+        mix.write_json(self, stream)
 
-    @overload
-    def to_csv(self, path: None = None) -> str: ...
-    @overload
-    def to_csv(self, path: str | PathLike[str]) -> None: ...
-    def to_csv(self, path: str | PathLike[str] | None = None) -> str | None:
-        """Write the rows shown as CSV to ``path``, or return it as a string."""
+    def _write_csv(self, stream: TextIO) -> None:
         from ckptdiff.render import mix
-        from ckptdiff.report import to_text
 
-        return to_text(path, lambda stream: mix.write_csv(self, stream))
+        mix.write_csv(self, stream)
 
     def __repr__(self) -> str:
         from ckptdiff.render import mix

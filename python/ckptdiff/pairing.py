@@ -25,7 +25,7 @@ from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 if TYPE_CHECKING:
     from ckptdiff.naming.ties import Tie
 
-__all__ = ["Sides", "check_map", "named_as", "pair"]
+__all__ = ["AUTO", "Sides", "all_paired", "check_map", "named_as", "pair"]
 
 AUTO = "auto"
 NONE = "none"
@@ -38,7 +38,9 @@ _FEW = 0.1
 class Sides:
     """Two checkpoints, paired. ``map`` is the map's name or file, None where there is none.
 
-    ``remarks`` say how names were brought together, ``notes`` what may be a slip of the user's.
+    ``map_found`` counts the tensors that it made, ``tie_a`` and ``tie_b`` are the weights that a
+    side does not store and was given. ``remarks`` say all of that, ``notes`` what may be a slip of
+    the user's.
     """
 
     a: Checkpoint
@@ -47,6 +49,9 @@ class Sides:
     named_b: Named
     pairing: Pairing
     map: str | None = None
+    map_found: int = 0
+    tie_a: Tie | None = None
+    tie_b: Tie | None = None
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -111,19 +116,38 @@ def named_as(
 
     The target too is another where it does not store a tied weight that a part does.
     """
-    remarks: list[str] = []
+    called = [f"part {number}" for number in range(1, len(parts) + 1)]
+    target, tie, sides = all_paired(target, parts, choice, called=(called, "the target"))
+    remarks = [remark for one in sides for remark in one.remarks]
+    if tie is not None:
+        remarks.insert(0, _tied("the target", tie))
+    return target, [one.a for one in sides], tuple(remarks)
+
+
+def all_paired(
+    target: Checkpoint,
+    parts: Sequence[Checkpoint],
+    choice: str,
+    *,
+    called: tuple[Sequence[str], str] | None = None,
+) -> tuple[Checkpoint, Tie | None, list[Sides]]:
+    """Each part paired with the target as :func:`pair` does it; ``called`` is as there.
+
+    The target too is another where it does not store a tied weight that a part does: that is then
+    given to it, and to each part that does not store it either.
+    """
+    names, of_target = called or ([""] * len(parts), "")
+    tie: Tie | None = None
     while True:
         sides = [
-            pair(part, target, Rules(), choice, called=(f"part {number}", "the target"))
-            for number, part in enumerate(parts, start=1)
+            pair(part, target, Rules(), choice, called=(name, of_target))
+            for name, part in zip(names, parts, strict=True)
         ]
         grown = next((one for one in sides if one.b is not target), None)
         if grown is None:
-            told = (remark for one in sides for remark in one.remarks)
-            return target, [one.a for one in sides], (*remarks, *told)
-        # with what it had no name for, it is held against every part anew
-        target = grown.b
-        remarks += [remark for remark in grown.remarks if remark.startswith("the target")]
+            return target, tie, sides
+        # there is one head only, so this comes once
+        target, tie = grown.b, grown.tie_b
 
 
 def _by_names(a: Checkpoint, b: Checkpoint, rules: Rules) -> Sides:
@@ -154,6 +178,7 @@ def _by_map(
     a, b = sides.a, sides.b
     by_layout = choice == AUTO or choice in named_maps()
     map_name: str | None = None
+    map_found = 0
     remarks: list[str] = []
     notes: list[str] = []
     if not by_layout:
@@ -164,16 +189,21 @@ def _by_map(
         every = Pairing(a.manifest, b.manifest)
         remarks.append(f"{called[0]} is mapped by {choice} ({_tensors(applied.changed)})")
         notes += applied.unmatched
-    twins = _with_twins(a, b, renamed, every, called)
+    twins = _with_twins(a, b, renamed, every)
+    tie_a = tie_b = None
     if twins is not None:
-        a, b, renamed, remark = twins
-        remarks.append(remark)
+        a, b, renamed, tie_a, tie_b = twins
+        remarks += [
+            _tied(side, tie)
+            for side, tie in zip(called, (tie_a, tie_b), strict=True)
+            if tie is not None
+        ]
         every = Pairing(a.manifest, b.manifest, list(renamed))
     if by_layout:
         layouts = None if choice == AUTO else layouts_of(choice)
         found = find_map(a, b, names=renamed, pairing=every, layouts=layouts)
         if found is not None:
-            a, map_name = mapped(a, found), found.name
+            a, map_name, map_found = mapped(a, found), found.name, found.found
             how = f"by {found.name} ({_tensors(found.found)})"
             remarks.insert(0, f"{called[0]} is mapped to {called[1]}'s names {how}")
         elif choice != AUTO:
@@ -188,14 +218,14 @@ def _by_map(
         named_a = replace(named_a, matched=named_a.matched | renames)
     named_b = _chosen(b, rules)
     pairing = Pairing(a.manifest, b.manifest, named_a.for_core, named_b.for_core)
-    made = Sides(a, b, named_a, named_b, pairing, map_name, tuple(remarks))
+    made = Sides(a, b, named_a, named_b, pairing, map_name, map_found, tie_a, tie_b, tuple(remarks))
     return replace(made, notes=(*unmatched(rules, named_a, named_b), *notes, *_hint(made, rules)))
 
 
 def _with_twins(
-    a: Checkpoint, b: Checkpoint, renamed: list[str], every: Pairing, called: tuple[str, str]
-) -> tuple[Checkpoint, Checkpoint, list[str], str] | None:
-    """Both sides with the tied weight that one of them does not store, A's names, a sentence.
+    a: Checkpoint, b: Checkpoint, renamed: list[str], every: Pairing
+) -> tuple[Checkpoint, Checkpoint, list[str], Tie | None, Tie | None] | None:
+    """Both sides with the tied weight that one of them does not store, A's names, each side's tie.
 
     None where no side lacks one.
     """
@@ -212,16 +242,19 @@ def _with_twins(
         tie = find_tie(b, model_b, a, model_a, every.only_in_b)
         if tie is None:
             return None
-        return a, with_twin(b, names_b, tie), renamed, _tied(called[1], tie)
+        return a, with_twin(b, names_b, tie), renamed, None, tie
     tie = find_tie(a, model_a, b, model_b, every.only_in_a)
     if tie is None:
         return None
     a = with_twin(a, renamed, tie)
-    return a, b, a.names(), _tied(called[0], tie)
+    return a, b, a.names(), tie, None
 
 
 def _tied(side: str, tie: Tie) -> str:
-    return f"{side} does not store {tie.name}: its tied twin {tie.twin} is compared"
+    return (
+        f"{side} does not store {tie.name}: its tied twin {tie.twin} is compared, "
+        "and counts as a tensor"
+    )
 
 
 def _hint(sides: Sides, rules: Rules) -> list[str]:

@@ -14,8 +14,9 @@ In a first stage, and where there is none, both are the same.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from ckptdiff.formats.recognise import hub_snapshot
 from ckptdiff.naming.revisions import Revision, parse_revision
 from ckptdiff.schedule import STEPS
 
-__all__ = ["TrainingPosition", "checkpoints_in", "position_of"]
+__all__ = ["TrainingPosition", "in_order", "position_of"]
 
 _TRAINER_STATE = "trainer_state.json"
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".gguf")
@@ -51,7 +52,8 @@ class TrainingPosition:
     since the start of the stage where training was started anew for it. ``tokens`` are those since
     the start of the run, ``stage_tokens`` those since the start of the stage. ``learning_rate`` is
     the one of the last update. ``index`` is the number of a checkpoint in a series that counts
-    checkpoints. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
+    checkpoints. ``tokens_unit`` is what the label rounded ``stage_tokens`` to, where they are the
+    label's. A soup has several ``ingredients`` or several ``steps``, and ``steps`` is empty for
     all others. ``is_end`` is true where the trainer's state or the config says that training, or
     the stage, was to end at this step; false is not to say that it went on.
 
@@ -70,6 +72,7 @@ class TrainingPosition:
     steps: tuple[int, ...] = ()
     tokens: int | None = None
     stage_tokens: int | None = None
+    tokens_unit: int | None = None
     learning_rate: float | None = None
     index: int | None = None
     is_end: bool = False
@@ -112,51 +115,15 @@ def position_of(path: str) -> TrainingPosition:
     return found.position(own.revision.label if own else None)
 
 
-def checkpoints_in(path: str) -> list[str]:
-    """The checkpoints in a run's directory, ordered by their labels; else ``path`` alone.
+def in_order(positions: Iterable[TrainingPosition]) -> list[TrainingPosition]:
+    """By stage, ingredient and step; a soup behind its ingredients, what tells no step last."""
 
-    They are the entries whose names tell a step, or the number of a checkpoint. Where there are
-    none, they are those of its directories that are named after a stage. A directory that is named
-    after a step itself is a checkpoint, whatever it holds.
+    def key(position: TrainingPosition) -> tuple[float, bool, tuple[int, ...], float]:
+        count = position.index if position.step is None else position.step
+        last = math.inf if count is None else count
+        return position.stage or 0, position.is_soup, position.ingredients, last
 
-    Raises CheckpointReadError where a directory cannot be listed.
-    """
-    if not os.path.isdir(path) or hub_snapshot(path) is not None:
-        return [path]
-    revision = parse_revision(os.path.basename(os.path.abspath(path)))
-    if revision.step is not None or revision.index is not None:
-        return [path]
-    steps, stages = _entries(path)
-    if not steps:
-        steps = [step for stage in stages for step in _entries(stage)[0]]
-    return steps or [path]
-
-
-def _entries(directory: str) -> tuple[list[str], list[str]]:
-    """The entries named after a step, and the directories named after a stage, each in order."""
-    try:
-        names = os.listdir(directory)
-    except OSError as error:
-        raise CheckpointReadError(f"{directory}: {error.strerror or error}") from error
-    steps, stages = [], []
-    for name in names:
-        path = os.path.join(directory, name)
-        is_directory = os.path.isdir(path)
-        if not is_directory and not name.endswith(_SUFFIXES):
-            continue
-        revision = parse_revision(name if is_directory else _stem(name))
-        order = (
-            revision.stage or 0,
-            revision.ingredients,
-            revision.step or 0,
-            revision.index or 0,
-            name,
-        )
-        if revision.step is not None or revision.index is not None:
-            steps.append((order, path))
-        elif is_directory and (revision.stage is not None or revision.ingredients):
-            stages.append((order, path))
-    return [path for _, path in sorted(steps)], [path for _, path in sorted(stages)]
+    return sorted(positions, key=key)
 
 
 class _Label(NamedTuple):
@@ -275,6 +242,7 @@ class _Findings:
         #: the step at which training was to end, and what was logged on the way
         self.max_steps: int | None = None
         self.is_end = False
+        self.tokens_unit: int | None = None
         self.log: list[Any] = []
 
     def settle(self, name: str, value: object, source: str) -> None:
@@ -309,6 +277,7 @@ class _Findings:
             path=self._path,
             label=label,
             **self._values,
+            tokens_unit=self.tokens_unit,
             is_end=self.is_end,
             sources=self._sources,
             conflicts=tuple(self._conflicts),
@@ -427,6 +396,8 @@ def _settle_tokens(found: _Findings, own: _Label | None, config: ModelConfig | N
     best = counted or computed or labelled
     if best is None:
         return
+    if best is labelled:
+        found.tokens_unit = unit
     cumulative = restarted and (
         computed is not None and best.value > computed.value and not agree(best, computed)
     )

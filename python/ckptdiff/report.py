@@ -32,6 +32,7 @@ __all__ = [
     "Histogram",
     "NotCompared",
     "Report",
+    "RunReport",
     "Selection",
     "histogram_of",
     "not_compared",
@@ -70,16 +71,75 @@ class Selection:
     top: int | None = None
 
 
-class Report(ABC):
-    """What both kinds of report can do with their rows."""
+class RunReport(ABC):
+    """What every report says of its run and its rows, whatever these are."""
 
-    def __init__(self, table: Table, notes: tuple[str, ...], seconds: float, bytes_read: int):
-        self._all_rows = Rows(table)
-        self._rows = self._all_rows
+    def __init__(self, notes: tuple[str, ...], seconds: float, bytes_read: int):
         self._selection = Selection()
         self._notes = notes
         self._seconds = seconds
         self._bytes_read = bytes_read
+
+    @property
+    def selection(self) -> Selection:
+        """How the rows shown were chosen."""
+        return self._selection
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each rule that matched no tensor, and on what could not be decoded."""
+        return self._notes
+
+    @property
+    def seconds(self) -> float:
+        """How long reading and reducing took. In no output file: two runs would differ in it."""
+        return self._seconds
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of tensors read, of all sides and in all passes."""
+        return self._bytes_read
+
+    @overload
+    def to_json(self, path: None = None) -> str: ...
+    @overload
+    def to_json(self, path: str | PathLike[str]) -> None: ...
+    def to_json(self, path: str | PathLike[str] | None = None) -> str | None:
+        """Write the report as JSON to ``path``, or return it as a string.
+
+        The schema is versioned (``ckptdiff.diff/1``, see docs/json.md). Keys are the columns'
+        names, integers are exact, floats round-trip, a value that is not finite is the string
+        ``NaN``, ``Infinity`` or ``-Infinity``, and an undefined one is null. Nothing depends on
+        time, threads, instruction set, format or sharding.
+        """
+        return to_text(path, self._write_json)
+
+    @overload
+    def to_csv(self, path: None = None) -> str: ...
+    @overload
+    def to_csv(self, path: str | PathLike[str]) -> None: ...
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str | None:
+        """Write the rows shown, with all columns, as CSV to ``path``, or return it as a string.
+
+        A value that is not finite is ``NaN``, ``Infinity`` or ``-Infinity``; an undefined one is
+        empty. Tensors without a partner have no row.
+        """
+        return to_text(path, self._write_csv)
+
+    @abstractmethod
+    def _write_json(self, stream: TextIO) -> None: ...
+
+    @abstractmethod
+    def _write_csv(self, stream: TextIO) -> None: ...
+
+
+class Report(RunReport):
+    """What both kinds of columnar report can do with their rows."""
+
+    def __init__(self, table: Table, notes: tuple[str, ...], seconds: float, bytes_read: int):
+        super().__init__(notes, seconds, bytes_read)
+        self._all_rows = Rows(table)
+        self._rows = self._all_rows
 
     # -- the rows shown ---------------------------------------------------------------------------
 
@@ -87,11 +147,6 @@ class Report(ABC):
     def rows(self) -> Rows:
         """The rows shown, in their order."""
         return self._rows
-
-    @property
-    def selection(self) -> Selection:
-        """How the rows shown were chosen."""
-        return self._selection
 
     @property
     def column_names(self) -> list[str]:
@@ -181,52 +236,7 @@ class Report(ABC):
         """A row per tensor of the run, in natural order, whatever the report shows."""
         return self._all_rows
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """A line for each rule that matched no tensor, and on what could not be decoded."""
-        return self._notes
-
-    @property
-    def seconds(self) -> float:
-        """How long reading and reducing took. In no output file: two runs would differ in it."""
-        return self._seconds
-
-    @property
-    def bytes_read(self) -> int:
-        """Bytes of tensors read, of both sides."""
-        return self._bytes_read
-
     # -- as text ----------------------------------------------------------------------------------
-
-    @overload
-    def to_json(self, path: None = None) -> str: ...
-    @overload
-    def to_json(self, path: str | PathLike[str]) -> None: ...
-    def to_json(self, path: str | PathLike[str] | None = None) -> str | None:
-        """Write the report as JSON to ``path``, or return it as a string.
-
-        The schema is versioned (``ckptdiff.diff/1``, ``ckptdiff.stats/1``). Keys are the columns'
-        names, integers are exact, floats round-trip, a value that is not finite is the string
-        ``NaN``, ``Infinity`` or ``-Infinity``, and an undefined one is null. Nothing depends on
-        time, threads, instruction set, format or sharding.
-        """
-        from ckptdiff.render import json
-
-        return to_text(path, lambda stream: json.write_report(self, stream))
-
-    @overload
-    def to_csv(self, path: None = None) -> str: ...
-    @overload
-    def to_csv(self, path: str | PathLike[str]) -> None: ...
-    def to_csv(self, path: str | PathLike[str] | None = None) -> str | None:
-        """Write the rows shown, with all columns, as CSV to ``path``, or return it as a string.
-
-        A value that is not finite is ``NaN``, ``Infinity`` or ``-Infinity``; an undefined one is
-        empty. Tensors without a partner have no row.
-        """
-        from ckptdiff.render import csv
-
-        return to_text(path, lambda stream: csv.write_rows(self._rows, stream))
 
     @overload
     def to_markdown(self, path: None = None) -> str: ...
@@ -237,6 +247,16 @@ class Report(ABC):
         from ckptdiff.render import markdown
 
         return to_text(path, lambda stream: markdown.write_report(self, stream))
+
+    def _write_json(self, stream: TextIO) -> None:
+        from ckptdiff.render import json
+
+        json.write_report(self, stream)
+
+    def _write_csv(self, stream: TextIO) -> None:
+        from ckptdiff.render import csv
+
+        csv.write_rows(self._rows, stream)
 
     def __repr__(self) -> str:
         from ckptdiff.render import table

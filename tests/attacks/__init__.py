@@ -5,12 +5,13 @@ A function gets an empty folder and returns the path to hand to the tool. The de
 one returned), and the tensor where there is one.
 """
 
-from tests.attacks import arrays, distributed, files, folders, gguf, special, torch_files
+from tests.attacks import aliases, arrays, distributed, files, folders, gguf, special, torch_files
 from tests.attacks.registry import ATTACKS, Attack
 
 __all__ = [
     "ATTACKS",
     "Attack",
+    "aliases",
     "arrays",
     "distributed",
     "files",

@@ -26,7 +26,7 @@ Examples:
   ckptdiff diff fp32.safetensors bf16.safetensors --cast BF16
   ckptdiff diff native/ hf/
   ckptdiff diff mine/ hf/ --rename '^blocks\\.=model.layers.'
-  ckptdiff diff a/ b/ --format json | jq .summary
+  ckptdiff diff a/ b/ --json | jq .summary
 
 \b
 Exit status: 0 where nothing differs (within the tolerance asked for), 1 where

@@ -25,7 +25,7 @@ __all__ = ["command"]
 Examples:
   ckptdiff mix main/ ingredient1/ ingredient2/ ingredient3/
   ckptdiff mix merged/ base/ tuned/ --by layer
-  ckptdiff mix main/ ingredient*/ --format json | jq .summary.total
+  ckptdiff mix main/ ingredient*/ --json | jq .summary.total
 
 \b
 Exit status: 0 where TARGET is exactly the mean of the parts, taken in float32
@@ -36,14 +36,7 @@ to compare, 130 when interrupted.
 )
 @click.argument("target", metavar="TARGET")
 @click.argument("parts", metavar="PART...", nargs=-1, required=True)
-@click.option(
-    "--map",
-    "name_map",
-    type=click.Choice(("auto", "none")),
-    default="auto",
-    show_default=True,
-    help="Map the parts' names to TARGET's, for OLMo, OLMo-core and Hugging Face, or leave them.",
-)
+@options.layout_map_option
 @options.filter_options
 @options.key_option
 @options.optimizer_option

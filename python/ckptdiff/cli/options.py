@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -12,8 +12,11 @@ __all__ = [
     "choice_options",
     "device_option",
     "filter_options",
+    "format_options",
     "key_option",
+    "layout_map_option",
     "optimizer_option",
+    "output_option",
     "output_options",
     "run_options",
 ]
@@ -59,6 +62,15 @@ optimizer_option = click.option(
     "--optimizer", is_flag=True, help="Include optimizer state; without it, weights only."
 )
 
+layout_map_option = click.option(
+    "--map",
+    "name_map",
+    type=click.Choice(("auto", "none")),
+    default="auto",
+    show_default=True,
+    help="Bring OLMo's, OLMo-core's and Hugging Face's names together, or leave names as they are.",
+)
+
 device_option = click.option(
     "--device",
     metavar="DEVICE",
@@ -87,23 +99,56 @@ choice_options = _all_of(
     ),
 )
 
-output_options = _all_of(
-    click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(FORMATS),
-        default="table",
-        show_default=True,
-        help="How to write the result.",
-    ),
-    click.option(
-        "-o",
-        "--output",
-        metavar="FILE",
-        type=click.Path(),
-        help="Write to FILE instead of stdout: completely, or not at all.",
-    ),
+_JSON = "ckptdiff.json"
+
+
+def _json_too(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    ctx.meta[_JSON] = wanted
+
+
+def _format(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The format, where --json, which is read before, may have named it."""
+    if not ctx.meta.get(_JSON):
+        return value
+    assert parameter.name is not None
+    default = click.core.ParameterSource.DEFAULT
+    if value != "json" and ctx.get_parameter_source(parameter.name) is not default:
+        raise click.UsageError(f"--json is --format json, and --format says {value}")
+    return "json"
+
+
+def format_options(formats: Sequence[str]) -> Callable[[Function], Function]:
+    """``--format`` of some formats, and ``--json`` for the one that is asked for most."""
+    return _all_of(
+        click.option(
+            "--format",
+            "output_format",
+            type=click.Choice(formats),
+            default="table",
+            show_default=True,
+            callback=_format,
+            help="How to write the result.",
+        ),
+        click.option(
+            "--json",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_json_too,
+            help="The same as --format json.",
+        ),
+    )
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write to FILE instead of stdout: completely, or not at all.",
 )
+
+output_options = _all_of(format_options(FORMATS), output_option)
 
 run_options = _all_of(
     click.option(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_OPTIONS_OF_READING = ("order", "map_choice", "include", "exclude", "key", "optimizer")
+_OPTIONS_OF_READING = ("order", "name_map", "include", "exclude", "key", "optimizer")
 
 
 @click.command(
@@ -31,7 +31,7 @@ Examples:
   ckptdiff series run/ --pick 5 --plots plots/ --save run.series
   ckptdiff series run.series --by layer
   ckptdiff series --list OLMo-2-1124-7B-stage2.csv --evals evals.csv
-  ckptdiff series step1.pt step2.pt step3.pt --format json | jq .events
+  ckptdiff series step1.pt step2.pt step3.pt --json | jq .events
 
 \b
 Exit status: 0 where the series is sound, 1 where something is missing, damaged,
@@ -54,14 +54,7 @@ interrupted. Events are answers and change nothing.
     show_default=True,
     help="Order by stage, ingredient and step, or keep the order given.",
 )
-@click.option(
-    "--map",
-    "map_choice",
-    type=click.Choice(("auto", "none")),
-    default="auto",
-    show_default=True,
-    help="Map names of OLMo, OLMo-core and Hugging Face to those that most have, or leave them.",
-)
+@options.layout_map_option
 @options.filter_options
 @options.key_option
 @options.optimizer_option
@@ -86,21 +79,8 @@ interrupted. Events are answers and change nothing.
 @click.option("--plots", metavar="DIR", help="Write plots as PNG and SVG. Needs matplotlib.")
 @click.option("--csv", "csv_folder", metavar="DIR", help="Write everything as tidy CSV files.")
 @click.option("--save", metavar="FILE", help="Store the series, to be shown again in no time.")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(("table", "json")),
-    default="table",
-    show_default=True,
-    help="How to write the result.",
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    type=click.Path(),
-    help="Write to FILE instead of stdout: completely, or not at all.",
-)
+@options.format_options(("table", "json"))
+@options.output_option
 @options.run_options
 @click.pass_context
 def command(
@@ -108,7 +88,7 @@ def command(
     paths: tuple[str, ...],
     lists: tuple[str, ...],
     order: str,
-    map_choice: str,
+    name_map: str,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
     key: str | None,
@@ -142,6 +122,9 @@ def command(
 
         # what is wrong with it shows now, not when all is read
         table = read_evals(evals)
+        if table.left_out:
+            columns = ", ".join(table.left_out)
+            print_message(f"note: {evals}: of text, so no metrics, and left out: {columns}")
     if len(paths) == 1 and not lists and is_stored(paths[0]):
         _refuse_options_of_reading(context)
         report = SeriesReport.load(paths[0])
@@ -153,7 +136,7 @@ def command(
                 paths,
                 lists=lists,
                 order=order,
-                map=map_choice,
+                map=name_map,
                 include=include,
                 exclude=exclude,
                 threads=threads,
@@ -226,5 +209,5 @@ def _refuse_options_of_reading(context: click.Context) -> None:
     """Of a series that was saved, raise where an option asks for another way to read it."""
     for name in _OPTIONS_OF_READING:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            name = name.removesuffix("_choice")
+            name = name.removeprefix("name_")
             raise click.UsageError(f"--{name} is for reading, and a saved series was read already")

@@ -21,7 +21,7 @@ __all__ = ["command"]
 Examples:
   ckptdiff spectrum model/
   ckptdiff spectrum base/ tuned/ --include '*proj*' --sort rank
-  ckptdiff spectrum base/ tuned/ --exact --format json -o spectrum.json
+  ckptdiff spectrum base/ tuned/ --exact --json -o spectrum.json
   ckptdiff spectrum model/ --sort alpha --top 10 --device cuda
 
 \b
@@ -43,7 +43,7 @@ when interrupted.
 @options.filter_options
 @click.option(
     "--rename",
-    metavar="REGEX=NEW",
+    metavar="REGEX=REPLACEMENT",
     multiple=True,
     help="Rename tensors of A before pairing and filtering. Repeatable, in order.",
 )
@@ -98,7 +98,7 @@ when interrupted.
 )
 @click.option(
     "--device",
-    metavar="NAME",
+    metavar="DEVICE",
     default="cpu",
     show_default=True,
     help="cpu (numpy), cuda, cuda:N, xpu, mps, torch:cpu, or auto, what is there.",

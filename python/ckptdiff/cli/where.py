@@ -10,7 +10,8 @@ import click
 from ckptdiff.cli import options
 from ckptdiff.cli.errors import TROUBLE, message_of, print_message
 from ckptdiff.cli.output import prepare, write, write_lines
-from ckptdiff.position import TrainingPosition, checkpoints_in, position_of
+from ckptdiff.dynamics.discover import Search, find
+from ckptdiff.position import TrainingPosition, in_order, position_of
 from ckptdiff.render import positions as render
 from ckptdiff.render.screen import Screen
 
@@ -32,20 +33,22 @@ disagree; 2 where a path does not exist or a file cannot be read.
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @options.output_options
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def command(paths: tuple[str, ...], output_format: str, output: str | None, as_json: bool) -> int:
+def command(paths: tuple[str, ...], output_format: str, output: str | None) -> int:
     """Tell where training stood at each checkpoint: stage, step, tokens, learning rate.
 
     They are read from the checkpoint's name (or its revision, in the Hub's cache), the trainer's
-    state and the config. A run's directory stands for the checkpoints in it. No tensor is read.
+    state and the config. A run's directory stands for the checkpoints in it, those that series
+    finds. No tensor is read.
     """
     prepare(output)
     positions: list[TrainingPosition] = []
     trouble = False
     for path in paths:
         try:
-            positions += map(position_of, checkpoints_in(path))
-        except OSError as error:
+            search = Search()
+            find([path], search)
+            positions += in_order(position_of(found.path) for found in search.found)
+        except (OSError, ValueError) as error:
             # the others are still of use
             print_message(f"error: {message_of(error)}")
             trouble = True
@@ -61,7 +64,7 @@ def command(paths: tuple[str, ...], output_format: str, output: str | None, as_j
         "markdown": lambda stream: render.write_markdown(positions, stream),
     }
     if positions or not trouble:
-        write(output, writers["json" if as_json else output_format])
+        write(output, writers[output_format])
     if trouble or any(position.problems for position in positions):
         return TROUBLE
     return 1 if any(position.conflicts for position in positions) else 0

@@ -1,7 +1,9 @@
 """How long training took from one checkpoint to another: in steps, tokens and learning rate.
 
 Steps are counted along a branch. A stage may begin to count anew, as OLMo 2's second stage does,
-or go on: where the stage changes and the step is not larger than the parent's, it began at 0.
+or go on. It began at 0 where a step of the stage is not larger than the last one before it, where
+its tokens by its steps are what they were before, as tokens of a stage are counted from its start,
+or where its first step is its interval; else it went on.
 Steps are exact where labels round tokens to a billion, so lags are measured in steps where those
 are known, in tokens otherwise, and in checkpoints where neither is. Nothing is trained between a
 checkpoint and its copy, so the interval of a copy's child begins at the original.
@@ -19,6 +21,9 @@ import numpy as np
 from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 
 __all__ = ["Clock"]
+
+# Tokens per step of two stages that differ by less than this are the same, and rounded.
+_ALIKE = 0.1
 
 # What lies between a parent and its child, None where it is not known.
 Between: TypeAlias = Callable[[SeriesCheckpoint, SeriesCheckpoint], float | None]
@@ -47,7 +52,7 @@ class Clock:
     ) -> Clock:
         """The clock of a series, parents before children; ``copies`` are their parents again."""
         ways = [_way(checkpoints, index, copies) for index in range(len(checkpoints))]
-        steps = _intervals(checkpoints, ways, _steps_between)
+        steps = _intervals(checkpoints, ways, _steps_between(_stages_anew(checkpoints)))
         tokens = _intervals(checkpoints, ways, _tokens_between)
         inner = np.array([checkpoint.parent != ROOT for checkpoint in checkpoints], bool)
         unit: Literal["steps", "tokens", "checkpoints"] = "checkpoints"
@@ -94,11 +99,51 @@ def _intervals(
     return result
 
 
-def _steps_between(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float | None:
-    if parent.step is None or child.step is None:
-        return None
-    began_anew = parent.stage != child.stage and child.step <= parent.step
-    return child.step if began_anew else child.step - parent.step
+def _stages_anew(checkpoints: Sequence[SeriesCheckpoint]) -> frozenset[int | None]:
+    """The stages that count their steps from 0."""
+    first: dict[int | None, list[tuple[SeriesCheckpoint, SeriesCheckpoint]]] = {}
+    gaps: dict[int | None, list[int]] = {}
+    for child in checkpoints:
+        # a soup may tell the sum of its parts' steps
+        if child.parent == ROOT or child.is_soup or child.step is None:
+            continue
+        parent = checkpoints[child.parent]
+        if parent.step is None:
+            continue
+        if parent.stage != child.stage:
+            first.setdefault(child.stage, []).append((parent, child))
+        else:
+            gaps.setdefault(child.stage, []).append(child.step - parent.step)
+    return frozenset(
+        stage
+        for stage, pairs in first.items()
+        if any(_begins_anew(parent, child, gaps.get(stage, [])) for parent, child in pairs)
+    )
+
+
+def _begins_anew(parent: SeriesCheckpoint, child: SeriesCheckpoint, gaps: Sequence[int]) -> bool:
+    """Whether the first checkpoint of a stage counts from the start of it."""
+    assert parent.step is not None
+    assert child.step is not None
+    if child.step <= parent.step:
+        return True
+    if parent.step and parent.stage_tokens and child.stage_tokens:
+        before, now = parent.stage_tokens / parent.step, child.stage_tokens / child.step
+        return abs(now / before - 1) < _ALIKE
+    usual = int(np.median(gaps)) if gaps else 0
+    return child.step == usual != child.step - parent.step
+
+
+def _steps_between(anew: Collection[int | None]) -> Between:
+    def between(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float | None:
+        if parent.step is None or child.step is None:
+            return None
+        began_anew = parent.stage != child.stage and (
+            child.stage in anew or child.step <= parent.step
+        )
+        return child.step if began_anew else child.step - parent.step
+
+    return between
 
 
 def _tokens_between(parent: SeriesCheckpoint, child: SeriesCheckpoint) -> float | None:

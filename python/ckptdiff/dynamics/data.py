@@ -32,7 +32,8 @@ class SeriesCheckpoint:
 
     ``tokens`` are those that the model had seen since the start of the run, along its branch;
     ``stage_tokens`` those since the start of its stage, as labels of OLMo 2 count them. What is not
-    known is None. ``parent`` is an index into the series, :data:`ROOT` for none.
+    known is None. ``parent`` is an index into the series, :data:`ROOT` for none. ``is_soup`` is
+    true of an average of several checkpoints: a leaf, to which no training led.
     """
 
     label: str
@@ -45,6 +46,7 @@ class SeriesCheckpoint:
     tokens: int | None = None
     stage_tokens: int | None = None
     learning_rate: float | None = None
+    is_soup: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

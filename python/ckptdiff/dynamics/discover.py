@@ -15,11 +15,12 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptdiff.dynamics.natural import natural_key
 from ckptdiff.dynamics.problems import Problem
+from ckptdiff.dynamics.saved import is_stored
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError
 from ckptdiff.formats import reader_of
 from ckptdiff.naming.revisions import Revision, parse_revision
@@ -38,6 +39,8 @@ _NO_CHECKPOINT = re.compile(
     r".*-\d+-of-\d+|shard-\d+.*|consolidated\.\d+|(optim|scheduler|scaler|rng_state|random_states"
     r"|training_args).*"
 )
+# What OLMo-core's trainer puts beside the weights of a step.
+_TRAINER_STATE = ("train", "rank0.pt")
 _STEP_FILE = re.compile(r"\d")
 
 _LIST_BYTES_AT_MOST = 64 << 20
@@ -84,6 +87,9 @@ class Search:
             self.found.append(found)
         if os.path.islink(other.path):
             text = f"{other.path}: a link to {kept.label}, which is read once"
+        elif other.label != kept.label:
+            # two branches of a repository at one commit
+            text = f"{other.label}: the same as {kept.label}, which is read once"
         else:
             text = f"{other.path}: given more than once, read once"
         self.problems.append(Problem("listed_twice", text, (kept.label,)))
@@ -92,21 +98,25 @@ class Search:
 def find(paths: Sequence[str], search: Search) -> None:
     """Add the checkpoints at ``paths``, each a checkpoint or a directory of some.
 
-    Raises CheckpointNotFoundError where a path does not exist or has no checkpoint, and
-    CheckpointReadError where a directory cannot be read.
+    Raises CheckpointNotFoundError where a path does not exist or has no checkpoint,
+    CheckpointReadError where a directory cannot be read, and ValueError for a saved series.
     """
     labels = _labels(paths)
     for path, label in zip(paths, labels, strict=True):
         if not os.path.lexists(path):
             raise CheckpointNotFoundError(f"{path}: no such file or directory")
+        if _is_saved_series(path):
+            raise ValueError(
+                f"{path}: a saved series is shown by itself, and has no checkpoints to read"
+            )
         try:
             members = list(_members(path)) if os.path.isdir(path) else []
         except OSError as error:
             raise CheckpointReadError(f"{path}: {error.strerror or error}") from error
-        if not members or (_is_checkpoint(path) and not _is_run(members)):
+        if not members or _is_one(path, members):
             search.add(Found(label, path))
             continue
-        if _is_checkpoint(path) and all(os.path.isdir(member.path) for member in members):
+        if _has_model_beside(path, members):
             text = f"{path}: the model beside its checkpoints is not one of them; name it to add it"
             search.problems.append(Problem("not_a_member", text))
         prefix = f"{label}/" if len(paths) > 1 else ""
@@ -171,6 +181,7 @@ def revision_of(label: str) -> Revision:
         tokens=last.tokens,
         tokens_unit=last.tokens_unit,
         index=last.index,
+        is_called_soup=last.is_called_soup,
     )
 
 
@@ -186,18 +197,21 @@ def _members(directory: str, levels: int = _LEVELS) -> Iterator[Found]:
             continue
         if not os.path.isdir(path):
             stem, suffix = os.path.splitext(name)
+            if _is_saved_series(path):
+                continue
             if suffix in _SUFFIXES and _is_step_file(stem) and _is_checkpoint(path):
                 yield Found(stem, path)
             elif _is_damaged_step(path, stem, suffix):
                 yield Found(stem if suffix in _SUFFIXES else name, path)
             continue
+        if name == _TRAINER_STATE[0] and os.path.isfile(os.path.join(path, _TRAINER_STATE[1])):
+            continue
         inner: list[Found] = []
         if levels and os.access(path, os.R_OK | os.X_OK):
             inner = list(_members(path, levels - 1))
-        itself = _is_checkpoint(path)
-        if inner and (not itself or _is_run(inner)):
+        if inner and not _is_one(path, inner):
             yield from (Found(f"{name}/{found.label}", found.path) for found in inner)
-        elif itself or _tells_step(name):
+        elif _is_checkpoint(path) or _tells_step(name):
             # one that is named like a step and holds no checkpoint is reported when it is opened
             yield Found(name, path)
 
@@ -229,9 +243,42 @@ def _is_checkpoint(path: str) -> bool:
         return _tells_step(os.path.basename(path))
 
 
-def _is_run(members: Iterable[Found]) -> bool:
-    """Whether these are steps of a run, rather than parts of the checkpoint that they lie in."""
-    return any(_tells_step(found.label) for found in members)
+def _has_model_beside(directory: str, members: Sequence[Found]) -> bool:
+    """Whether a directory of checkpoints has the files of another one beside them.
+
+    A repository of the Hub opens as its branch ``main``, which is one of its revisions, and a
+    series that was saved there is no model.
+    """
+    return (
+        all(os.path.isdir(member.path) for member in members)
+        and not os.path.isdir(os.path.join(directory, "snapshots"))
+        and not any(
+            _is_saved_series(os.path.join(directory, name)) for name in os.listdir(directory)
+        )
+        and _is_checkpoint(directory)
+    )
+
+
+def _is_saved_series(path: str) -> bool:
+    try:
+        return is_stored(path)
+    except OSError:
+        # what cannot be read is reported when it is opened, if it is one that counts
+        return False
+
+
+def _is_one(directory: str, members: Sequence[Found]) -> bool:
+    """Whether a directory is a checkpoint itself, and what lies in it are parts of that.
+
+    Parts tell no step, or that of the directory, as ``global_step5`` in ``checkpoint-5`` does, the
+    optimizer's folder. It can lack its weights, but the parts have to be no checkpoints then.
+    """
+    own = _told(os.path.basename(os.path.abspath(directory)))
+    if any(_told(found.label) not in (own, _NOTHING) for found in members):
+        return False
+    if _is_checkpoint(directory):
+        return True
+    return own != _NOTHING and not any(_is_checkpoint(found.path) for found in members)
 
 
 def _is_damaged_step(path: str, stem: str, suffix: str) -> bool:
@@ -249,9 +296,17 @@ def _is_step_file(stem: str) -> bool:
     return _STEP_FILE.search(stem) is not None and _NO_CHECKPOINT.fullmatch(stem) is None
 
 
-def _tells_step(label: str) -> bool:
+_NOTHING = (None, None)
+
+
+def _told(label: str) -> tuple[int | None, int | None]:
+    """The step, or the number of the checkpoint, that a label tells."""
     revision = revision_of(label)
-    return revision.step is not None or revision.index is not None
+    return revision.step, revision.index
+
+
+def _tells_step(label: str) -> bool:
+    return _told(label) != _NOTHING
 
 
 def _labels(paths: Sequence[str]) -> list[str]:

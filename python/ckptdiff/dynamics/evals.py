@@ -3,8 +3,9 @@
 The table is CSV. A column named ``step``, ``stage``, ``ingredient`` or ``revision`` (in any case)
 says which checkpoint a line is of; every other column is a metric. A line with a revision is of the
 checkpoint with that label, with its tokens or as it is printed; any other is of the one at its
-step, stage and ingredient, as far as the line tells. An empty metric, ``nan`` and ``n/a`` are not
-known.
+step, stage and ingredient, as far as the line tells; the ingredient ``1+2+3`` is a soup of these.
+An empty metric, ``nan`` and ``n/a`` are not known, ``71 %`` is 0.71. A column of other text, such
+as notes, is no metric and left out.
 
 Most quantities of a training run grow or shrink as it goes on, so most correlate with one another.
 A coefficient here says that two things went together, not that one brought about the other.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from ckptdiff.dynamics.data import Floats, SeriesCheckpoint, SeriesData
 from ckptdiff.dynamics.labels import short_labels
 from ckptdiff.dynamics.trajectory import QUANTITIES, Trajectory
+from ckptdiff.naming.revisions import parse_revision
 
 __all__ = [
     "Correlation",
@@ -46,7 +48,7 @@ class EvalRow:
     line: int
     step: int | None
     stage: int | None
-    ingredient: int | None
+    ingredients: tuple[int, ...]
     revision: str | None
     values: Mapping[str, float]
 
@@ -54,7 +56,8 @@ class EvalRow:
         """What the line says it is of."""
         if self.revision is not None:
             return f"revision {self.revision!r}"
-        known = {"stage": self.stage, "ingredient": self.ingredient, "step": self.step}
+        ingredient = "+".join(map(str, self.ingredients)) or None
+        known = {"stage": self.stage, "ingredient": ingredient, "step": self.step}
         return ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
 
     def fits(self, checkpoint: SeriesCheckpoint, printed: str) -> bool:
@@ -64,17 +67,28 @@ class EvalRow:
         return (
             self.step == checkpoint.step
             and self.stage in (None, checkpoint.stage)
-            and self.ingredient in (None, checkpoint.ingredient)
+            and (not self.ingredients or self.ingredients in _ingredients(checkpoint))
         )
+
+
+def _ingredients(checkpoint: SeriesCheckpoint) -> Collection[tuple[int, ...]]:
+    """The ingredients that a checkpoint can be called of: those of a soup by its label, if any."""
+    if checkpoint.ingredient is not None:
+        return [(checkpoint.ingredient,)]
+    return [tuple(sorted(parse_revision(checkpoint.label).ingredients))]
 
 
 @dataclass(frozen=True, slots=True)
 class Evals:
-    """A file of evaluations: its metrics in their order, and its lines."""
+    """A file of evaluations: its metrics in their order, and its lines.
+
+    ``left_out`` are the columns of text.
+    """
 
     path: str
     metrics: tuple[str, ...]
     rows: tuple[EvalRow, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +126,26 @@ def read_evals(path: str) -> Evals:
     if not lines:
         raise ValueError(f"{path}: the file is empty, expected a header of step and metrics")
     header = [cell.strip() for cell in lines[0][1]]
+    # what a spreadsheet leaves behind the last column
+    while not header[-1]:
+        header.pop()
     columns = _columns(path, header)
+    body = [(number, _cells(path, number, cells, header)) for number, cells in lines[1:]]
+    texts = [
+        name
+        for name, position in columns.items()
+        if name not in _KEYS and _is_text([cells[position] for _, cells in body])
+    ]
+    for name in texts:
+        del columns[name]
     metrics = tuple(name for name in columns if name not in _KEYS)
+    if not metrics:
+        raise ValueError(f"{path}: there is no column of a metric, only {', '.join(header)}")
     return Evals(
         path=path,
         metrics=metrics,
-        rows=tuple(_row(path, number, cells, header, columns) for number, cells in lines[1:]),
+        rows=tuple(_row(path, number, cells, columns) for number, cells in body),
+        left_out=tuple(texts),
     )
 
 
@@ -192,27 +220,32 @@ def _columns(path: str, header: Sequence[str]) -> dict[str, int]:
         raise ValueError(
             f"{path}: there is no column 'step' or 'revision', only {', '.join(header)}"
         )
-    if not set(columns) - set(_KEYS):
-        raise ValueError(f"{path}: there is no column of a metric, only {', '.join(header)}")
     return columns
 
 
-def _row(
-    path: str,
-    line: int,
-    cells: Sequence[str],
-    header: Sequence[str],
-    columns: Mapping[str, int],
-) -> EvalRow:
-    if len(cells) != len(header):
+def _cells(path: str, line: int, cells: Sequence[str], header: Sequence[str]) -> list[str]:
+    """The cells of a line, one for each of the header."""
+    kept = [cell.strip() for cell in cells]
+    while len(kept) > len(header) and not kept[-1]:
+        kept.pop()
+    if len(kept) != len(header):
         raise ValueError(
-            f"{path}: line {line} has {len(cells)} columns, expected {len(header)} as in the header"
+            f"{path}: line {line} has {len(kept)} columns, expected {len(header)} as in the header"
         )
+    return kept
 
+
+def _is_text(cells: Sequence[str]) -> bool:
+    """Whether a column is words: one wrong cell among numbers is an error, a column of them not."""
+    known = [cell for cell in cells if cell.lower() not in _NOT_KNOWN]
+    return bool(known) and 2 * sum(_parsed(cell) is None for cell in known) >= len(known)
+
+
+def _row(path: str, line: int, cells: Sequence[str], columns: Mapping[str, int]) -> EvalRow:
     def cell(name: str) -> str | None:
         if name not in columns:
             return None
-        text = cells[columns[name]].strip()
+        text = cells[columns[name]]
         return None if text.lower() in _NOT_KNOWN else text
 
     def whole(name: str) -> int | None:
@@ -225,11 +258,22 @@ def _row(
             raise ValueError(f"{path}: line {line}: {name} is {text!r}, expected a whole number")
         return int(value)
 
+    def joined(name: str) -> tuple[int, ...]:
+        numbers = (cell(name) or "").split("+")
+        if len(numbers) < 2:
+            one = whole(name)
+            return () if one is None else (one,)
+        if not all(number.strip().isdecimal() for number in numbers):
+            raise ValueError(
+                f"{path}: line {line}: {name} is {cell(name)!r}, expected whole numbers joined by +"
+            )
+        return tuple(sorted(int(number) for number in numbers))
+
     row = EvalRow(
         line=line,
         step=whole("step"),
         stage=whole("stage"),
-        ingredient=whole("ingredient"),
+        ingredients=joined("ingredient"),
         revision=cell("revision"),
         values={
             name: math.nan if (text := cell(name)) is None else _number(path, line, name, text)
@@ -243,13 +287,19 @@ def _row(
 
 
 def _number(path: str, line: int, column: str, text: str, expected: str = "a number") -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = _parsed(text)
+    if value is None or not math.isfinite(value):
         raise ValueError(f"{path}: line {line}: {column} is {text!r}, expected {expected}")
     return value
+
+
+def _parsed(text: str) -> float | None:
+    """A number, a share where it has a percent sign; None where it is none."""
+    number = text.removesuffix("%").rstrip()
+    try:
+        return float(number) if number == text else float(number) / 100
+    except ValueError:
+        return None
 
 
 def _correlations(

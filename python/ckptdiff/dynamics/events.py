@@ -7,17 +7,18 @@ say. An event has a score of 6 or more in magnitude in some module or in total.
 | kind | measure | floor | counts |
 | --- | --- | ---: | --- |
 | ``update_norm_jump`` | log of the update norm by ``interval ** H`` | 0.1 | up and down |
-| ``norm_jump`` | growth of log norm, by interval | 0.005 | up and down |
-| ``abs_max_jump`` | growth of log max abs(w), by interval | 0.05 | up and down |
+| ``norm_jump`` | growth of log norm, by interval | 0.005, half the usual | up and down |
+| ``abs_max_jump`` | growth of log max abs(w), by interval | 0.05, half the usual | up and down |
 | ``loss_of_direction`` | cosine of an update and the one before it | 0.05 | down, lowest of 3 |
 | ``turning_point`` | cosine of ``w_t - w_{t-2}`` and ``w_{t+2} - w_t`` | 0.05 | down, lowest of 5 |
 
-Intervals are those of the series' clock (steps where they are known, else tokens), by their median;
-``H`` is half the row's diffusion exponent, between 0 and 1: how a distance grows with the time it
-took. Neighbours are of the same stage, as the learning rate changes with it; for turning points
-they go through stages, since a new stage is where one looks for a turn. A bend is seen from the
-checkpoints beside it as well, so the lowest counts. Copies and checkpoints that diverged
-(:mod:`ckptdiff.dynamics.aside`) have no score and are no neighbours.
+Intervals are those of the series' clock (steps where they are known, else tokens), by their median.
+The usual growth is the median of its magnitude around. ``H`` is half the row's diffusion exponent,
+between 0 and 1: how a distance grows with the time it took. Neighbours are of the same stage, as
+the learning rate changes with it; for turning points they go through stages, since a new stage is
+where one looks for a turn. A bend is seen from the checkpoints beside it as well, so the lowest
+counts. Copies and checkpoints that diverged (:mod:`ckptdiff.dynamics.aside`) have no score and are
+no neighbours.
 
 Two kinds are facts, and their score is infinite: ``stage_boundary``, at the first checkpoint of a
 stage, and ``first_nonfinite``, at the first checkpoint of its branch at which a tensor holds a NaN
@@ -103,9 +104,15 @@ def _stage_boundaries(
     checkpoints: Sequence[SeriesCheckpoint], trajectory: Trajectory
 ) -> list[Event]:
     events = []
+    told: set[tuple[int, int | None, int | None]] = set()
     for index, checkpoint in enumerate(checkpoints):
         if checkpoint.parent == ROOT:
             continue
+        # the one behind a first that diverged has the same parent, and is of the same branch
+        way = checkpoint.parent, checkpoint.stage, checkpoint.ingredient
+        if way in told and not checkpoint.is_soup:
+            continue
+        told.add(way)
         parent = checkpoints[checkpoint.parent]
         if checkpoint.stage is None or parent.stage is None or checkpoint.stage == parent.stage:
             continue
@@ -220,6 +227,8 @@ class _Jump:
     #: The quantity itself, in its own units.
     value: Callable[[_View], Floats]
     floor: float
+    #: The least scale, as a part of the measure's median magnitude; for one that is a rate.
+    floor_of_median: float = 0.0
     branches: Callable[[Sequence[SeriesCheckpoint]], Branches] = Branches.within_stages
 
     def counts(self, measure: Floats, scores: Scores, branches: Branches) -> Booleans:
@@ -245,6 +254,7 @@ class _Bend:
     floor: float
     branches: Callable[[Sequence[SeriesCheckpoint]], Branches]
     reach: int
+    floor_of_median: float = 0.0
 
     def measure(self, view: _View) -> Floats:
         """The cosine itself."""
@@ -277,12 +287,14 @@ _SIGNALS = (
         measure=lambda view: view.growth(view.trajectory.norm),
         value=lambda view: view.trajectory.norm,
         floor=0.005,
+        floor_of_median=0.5,
     ),
     _Jump(
         "abs_max_jump",
         measure=lambda view: view.growth(view.abs_max),
         value=lambda view: view.abs_max,
         floor=0.05,
+        floor_of_median=0.5,
     ),
     _Bend(
         "loss_of_direction",
@@ -357,7 +369,7 @@ class _Judged:
     @classmethod
     def of(cls, view: _View, signal: _Jump | _Bend, branches: Branches) -> _Judged:
         measure = signal.measure(view)
-        scores = robust_scores(measure, branches, signal.floor)
+        scores = robust_scores(measure, branches, signal.floor, signal.floor_of_median)
         counts = signal.counts(measure, scores, branches)
         return cls(view, signal, measure, signal.value(view), scores, counts)
 

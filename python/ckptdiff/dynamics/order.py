@@ -8,6 +8,10 @@ a branch's first checkpoint is the end of the stage before.
 Names of a first stage often tell no stage, as nobody knew of a second one when they were given. So
 what has a step and no stage is of stage 1 where others are of a later one.
 
+What tells a stage that has ingredients and is of none of them is taken for their soup, and so is
+what is called ``main``, as the branch of a repository with the final model is: the published ones
+are soups. Where several steps are of no ingredient, they are a branch of their own.
+
 A stage that has a name and no number, as those in which SmolLM3 learns long contexts, comes after
 the numbered ones. What tells no step comes last, each as a leaf of the end of training. Where
 nothing tells a step, and where the order is given, each follows the one before it.
@@ -24,7 +28,16 @@ from ckptdiff.dynamics.data import ROOT
 from ckptdiff.dynamics.natural import NaturalKey, natural_key
 from ckptdiff.suggest import unknown
 
-__all__ = ["ORDERS", "Order", "Place", "arrange", "check_order", "first_stage", "with_tokens"]
+__all__ = [
+    "ORDERS",
+    "Order",
+    "Place",
+    "arrange",
+    "check_order",
+    "first_stage",
+    "soups",
+    "with_tokens",
+]
 
 Order = Literal["position", "given"]
 
@@ -40,10 +53,11 @@ class Place:
     """Where training stood at a checkpoint. What is not known is None.
 
     ``phase`` is the name of a stage that has no number. ``ingredients`` has several numbers for a
-    soup of them, and ``is_soup`` is also true where the label names several steps. ``index`` counts
+    soup of them, and ``is_soup`` is also true of other soups. ``index`` counts
     checkpoints, where a label does that instead of steps. ``tokens`` are those since the start of
-    the run, ``stage_tokens`` those since the start of the stage. ``is_end`` is true where it is
-    known that the stage ended here.
+    the run, ``stage_tokens`` those since the start of the stage; ``tokens_unit`` is what a label
+    rounded these to, None where they were counted or computed. ``is_end`` is true where it is known
+    that the stage ended here.
     """
 
     stage: int | None = None
@@ -55,6 +69,7 @@ class Place:
     index: int | None = None
     tokens: int | None = None
     stage_tokens: int | None = None
+    tokens_unit: int | None = None
     learning_rate: float | None = None
     is_end: bool = False
 
@@ -104,6 +119,32 @@ def first_stage(places: Sequence[Place]) -> list[int]:
         and not place.ingredients
         and not place.is_soup
     ]
+
+
+def soups(labels: Sequence[str], places: Sequence[Place]) -> dict[int, int]:
+    """Those that must be soups of ingredients though nothing calls them so, and of which stage."""
+    ingredients: dict[int, set[int]] = {}
+    for place in places:
+        if place.stage is not None and place.ingredient is not None:
+            ingredients.setdefault(place.stage, set()).add(place.ingredient)
+    several = {stage for stage, those in ingredients.items() if len(those) > 1}
+    if not several:
+        return {}
+    found: dict[int, list[int]] = {}
+    for index, (label, place) in enumerate(zip(labels, places, strict=True)):
+        if place.is_soup or place.ingredients or place.ingredient is not None:
+            continue
+        is_main = label.rpartition("/")[2] == "main" and place.count is None
+        stage = max(several) if is_main and place.stage is None else place.stage
+        if stage in several:
+            assert stage is not None
+            found.setdefault(stage, []).append(index)
+    return {
+        index: stage
+        for stage, indices in found.items()
+        for index in indices
+        if len({places[one].count for one in indices} - {None}) < 2
+    }
 
 
 def arrange(places: Sequence[Place], order: Order) -> tuple[list[int], list[int]]:

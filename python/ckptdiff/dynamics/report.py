@@ -17,7 +17,7 @@ from ckptdiff.dynamics.data import SeriesCheckpoint, SeriesData, SeriesLevel
 from ckptdiff.dynamics.events import Event, find_events
 from ckptdiff.dynamics.pick import Picked, pick
 from ckptdiff.dynamics.problems import Problem, is_sound
-from ckptdiff.dynamics.trajectory import Trajectory
+from ckptdiff.dynamics.trajectory import Components, Trajectory
 from ckptdiff.suggest import unknown
 
 if TYPE_CHECKING:
@@ -109,6 +109,13 @@ class SeriesReport:
             self._trajectories[level] = Trajectory.of(self.level(level), self.checkpoints)
         return self._trajectories[level]
 
+    def principal_components(self, level: Level = "total", *, count: int = 3) -> Components:
+        """The way of each row of a level in its principal components: (R, N, count) coordinates.
+
+        Raises ValueError for an unknown level, and for a count below 1.
+        """
+        return Components.of(self.level(level), self._data.parents, count)
+
     @cached_property
     def _trajectories(self) -> dict[str, Trajectory]:
         return {}
@@ -146,8 +153,8 @@ class SeriesReport:
         """The same report with the evaluations of a CSV file.
 
         The file has a column ``step``, or ``revision``, and where needed ``stage`` and
-        ``ingredient``; every other column is a metric. Raises ValueError where it fits no
-        checkpoint, or more than one.
+        ``ingredient`` (``1+2`` is a soup); every other column of numbers is a metric. Raises
+        ValueError where it fits no checkpoint, or more than one.
         """
         from ckptdiff.dynamics.evals import Evals, join, read_evals
 

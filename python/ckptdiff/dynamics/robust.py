@@ -11,7 +11,10 @@ its branch:
    by how much less is known than in the middle.
 2. ``scale_t`` is 1.4826 times the median of the magnitudes of the residuals of up to 25 checkpoints
    to each side and of t (a MAD, which is the standard deviation where noise is Gaussian), times ``1
-   + 5/n`` for its n values, since the median of few is often too small, and not less than a floor.
+   + 5/n`` for its n values, since the median of few is often too small, and not less than a floor:
+   a constant, and for a rate a part of its median magnitude at these checkpoints. A rate follows
+   the learning rate, and a warm-up is no line: where weights grow by 3 % from one checkpoint to the
+   next, 5 % is nothing unusual, and it is where they grow by nothing.
 3. ``score_t = residual_t / scale_t``.
 
 A checkpoint with fewer than 2 neighbours before it or 5 in all has no score, and neither has one
@@ -98,8 +101,14 @@ class Scores:
     scale: Floats
 
 
-def robust_scores(measure: Floats, branches: Branches, floor: float) -> Scores:
-    """The score of each value of a measure (N, R); what is not finite is as good as not there."""
+def robust_scores(
+    measure: Floats, branches: Branches, floor: float, floor_of_median: float = 0.0
+) -> Scores:
+    """The score of each value of a measure (N, R); what is not finite is as good as not there.
+
+    The scale is not less than ``floor``, nor than ``floor_of_median`` of the median magnitude of
+    the measure around.
+    """
     measure = np.where(np.isfinite(measure), measure, np.nan)
     expected = np.full(measure.shape, np.nan)
     residual = np.full(measure.shape, np.nan)
@@ -116,7 +125,11 @@ def robust_scores(measure: Floats, branches: Branches, floor: float) -> Scores:
         predicted, uncertainty = _line_at_zero(offsets, values)
         expected[index] = np.where(enough, predicted, np.nan)
         residual[index] = (measure[index] - expected[index]) / uncertainty
-    scale = _scales(np.abs(residual), branches, floor)
+    floors = np.full(measure.shape, floor)
+    if floor_of_median:
+        usual = _medians_around(np.abs(measure), branches)
+        floors = np.fmax(floors, floor_of_median * usual)
+    scale = _scales(np.abs(residual), branches, floors)
     return Scores(score=residual / scale, expected=expected, scale=scale)
 
 
@@ -145,20 +158,27 @@ def _line_at_zero(offsets: Floats, values: Floats) -> tuple[Floats, Floats]:
     return level, np.sqrt(np.maximum(leverage / (1 + 1 / (2 * _NEIGHBOURS)), 1))
 
 
-def _scales(residual: Floats, branches: Branches, floor: float) -> Floats:
+def _around(index: int, branches: Branches) -> list[int]:
+    """A checkpoint and those near it, from which a scale is taken."""
+    before = branches.before(index, _SCALE_NEIGHBOURS)
+    return [index, *before, *branches.after(index, _SCALE_NEIGHBOURS)]
+
+
+def _medians_around(values: Floats, branches: Branches) -> Floats:
+    result = [_median(values[_around(index, branches)]) for index in range(len(values))]
+    return np.array(result).reshape(values.shape)
+
+
+def _scales(residual: Floats, branches: Branches, floors: Floats) -> Floats:
     """The scale of each value, from the magnitudes of the residuals around it."""
     scale = np.full(residual.shape, np.nan)
     for index in range(len(residual)):
-        around = [
-            index,
-            *branches.before(index, _SCALE_NEIGHBOURS),
-            *branches.after(index, _SCALE_NEIGHBOURS),
-        ]
+        around = _around(index, branches)
         count = np.isfinite(residual[around]).sum(axis=0)
         enough = count >= _FEWEST
         few = 1 + _FEW / np.maximum(count, 1)
         deviation = _MAD_OF_A_GAUSSIAN * _median(residual[around]) * few
-        scale[index] = np.where(enough, np.maximum(deviation, floor), np.nan)
+        scale[index] = np.where(enough, np.maximum(deviation, floors[index]), np.nan)
     return scale
 
 

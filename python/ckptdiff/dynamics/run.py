@@ -26,8 +26,9 @@ from ckptdiff.dynamics.discover import Found, revision_of
 from ckptdiff.dynamics.levels import levels_of, with_diverged
 from ckptdiff.dynamics.names import under_one_set_of_names
 from ckptdiff.dynamics.open_files import allow_open_files
-from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, with_tokens
+from ckptdiff.dynamics.order import Order, Place, arrange, first_stage, soups, with_tokens
 from ckptdiff.dynamics.problems import Problem, in_order
+from ckptdiff.dynamics.token_labels import without_wrong_tokens
 from ckptdiff.errors import CheckpointReadError, InvalidCheckpointError
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.position import TrainingPosition, position_of
@@ -222,17 +223,19 @@ def _opened(
         except (OSError, ValueError) as error:
             problems.append(Problem("damaged", str(error), (label,)))
     if map_choice == "auto":
-        checkpoints, mapped = under_one_set_of_names(checkpoints)
-        for index, how in mapped.items():
-            label = placed[index][0]
-            problems.append(Problem("mapped", f"{label}: names are mapped by {how}", (label,)))
+        checkpoints, notes = under_one_set_of_names([label for label, _ in placed], checkpoints)
+        problems += notes
     members = []
     for checkpoint, (label, place) in zip(checkpoints, placed, strict=True):
         named = Named(None)
         if rules != Rules():
             named = apply_rules(checkpoint.names(), rules, ())
         members.append(_Member(label, checkpoint, named, place))
-    without_step = [member.label for member in members if member.place.count is None]
+    without_step = [
+        member.label
+        for member in members
+        if member.place.count is None and not member.place.is_soup
+    ]
     if without_step and len(without_step) < len(members):
         for label in without_step:
             text = f"{label}: no step is known, so it comes last"
@@ -250,6 +253,11 @@ def _places(candidates: Sequence[Candidate], problems: list[Problem]) -> list[Pl
             tokens = _first(places[index].tokens, places[index].stage_tokens)
             places[index] = replace(places[index], stage=1, tokens=tokens)
         problems.append(soundness.assumed_stage([labels[index] for index in assumed]))
+    for index, stage in soups(labels, places).items():
+        places[index] = replace(places[index], stage=stage, is_soup=True)
+        problems.append(soundness.assumed_soup(labels[index], stage))
+    places, wrong = without_wrong_tokens(labels, places)
+    problems += wrong
     return places
 
 
@@ -293,6 +301,7 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         index=_first(position.index, revision.index),
         tokens=tokens,
         stage_tokens=_first(position.stage_tokens, revision.tokens),
+        tokens_unit=revision.tokens_unit if position.stage_tokens is None else position.tokens_unit,
         learning_rate=position.learning_rate,
         is_end=position.is_end,
     )
@@ -370,6 +379,7 @@ def _checkpoint(member: _Member, place: Place, parent: int) -> SeriesCheckpoint:
         tokens=place.tokens,
         stage_tokens=place.stage_tokens,
         learning_rate=place.learning_rate,
+        is_soup=place.is_soup,
     )
 
 

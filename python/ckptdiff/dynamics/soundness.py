@@ -21,6 +21,7 @@ from ckptdiff.naming.groups import layer
 
 __all__ = [
     "Shapes",
+    "assumed_soup",
     "assumed_stage",
     "duplicates",
     "intervals",
@@ -105,12 +106,22 @@ def assumed_stage(labels: Sequence[str]) -> Problem:
     return Problem("stage_assumed", text, tuple(labels))
 
 
+def assumed_soup(label: str, stage: int) -> Problem:
+    """The note on a checkpoint that is taken for the soup of a stage's ingredients."""
+    text = f"{label}: tells no ingredient of stage {stage}, taken for the soup of them"
+    return Problem("soup_assumed", text, (label,))
+
+
 def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
     """Steps that are missing from the interval of their branch, and steps beside it.
 
     The interval is the one between most neighbours of a branch, if half of them or more have it. A
     gap of several intervals lacks the steps between; any other is uneven, but for a shorter last
     one, with which training ends, and for the first steps of a run, which are often dense.
+
+    No interval tells of what is missing before the first step of a branch or behind its last, and
+    few steps have none. Of the ingredients of a stage, each has to have what most of the others
+    have.
     """
     branches: dict[object, list[int]] = {}
     for index, place in enumerate(places):
@@ -118,23 +129,89 @@ def intervals(labels: Sequence[str], places: Sequence[Place]) -> list[Problem]:
             branches.setdefault(place.branch, []).append(index)
     problems = []
     for branch in branches.values():
-        problems += _branch_intervals(labels, places, branch)
+        missing, found = _branch_intervals(labels, places, branch)
+        problems += found
+        place = places[branch[0]]
+        siblings = [
+            other
+            for other in branches.values()
+            if other is not branch
+            and places[other[0]].stage_key == place.stage_key
+            and places[other[0]].ingredient is not None
+        ]
+        if place.ingredient is not None:
+            problems += _missing_by_siblings(labels, places, branch, siblings, missing)
     return problems
+
+
+def _missing_by_siblings(
+    labels: Sequence[str],
+    places: Sequence[Place],
+    branch: Sequence[int],
+    siblings: Sequence[Sequence[int]],
+    missing: Sequence[int],
+) -> list[Problem]:
+    """The steps of most siblings that a branch lacks, but for those known to be ``missing``.
+
+    Ingredients can be trained for longer, or less long, than each other, so the last step of one is
+    none that another must have had, and behind a branch's own last step two others have to go on.
+    """
+    own = {places[index].count for index in branch}
+    first, last = places[branch[0]].count, places[branch[-1]].count
+    assert first is not None
+    assert last is not None
+    having: dict[int, list[int]] = {}
+    for sibling in siblings:
+        for index in sibling:
+            step = places[index].count
+            if step is not None and (step > last or index != sibling[-1]):
+                having.setdefault(step, []).append(index)
+    lacked = [
+        step
+        for step, those in sorted(having.items())
+        if step not in own
+        and step not in missing
+        and 2 * len({places[index].ingredient for index in those}) > len(siblings)
+        and (step < last or (len(those) > 1 and not places[branch[-1]].is_end))
+    ]
+    if not lacked:
+        return []
+    owners = {tuple(places[index].ingredient or 0 for index in having[step]) for step in lacked}
+    who = "most other ingredients have"
+    if len(owners) == 1:
+        (numbers,) = owners
+        who = f"ingredient {numbers[0]} has"
+        if len(numbers) > 1:
+            who = f"ingredients {_listed(numbers)} have"
+    several = "step" if len(lacked) == 1 else f"{len(lacked):,} steps"
+    text = f"{_branch_text(places[branch[0]])}{several} missing that {who}: {_listed(lacked)}"
+    # the checkpoints that it is missing before, or behind
+    ends = [index for index in branch[:1] if lacked[0] < first]
+    ends += [index for index in branch[-1:] if lacked[-1] > last]
+    around = tuple(dict.fromkeys(labels[index] for index in ends or branch))
+    return [Problem("missing_step", text, around)]
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    some = ", ".join(str(number) for number in numbers[:_NAMED_AT_MOST])
+    rest = len(numbers) - _NAMED_AT_MOST
+    return f"{some}{f' and {rest:,} more' if rest > 0 else ''}"
 
 
 def _branch_intervals(
     labels: Sequence[str], places: Sequence[Place], branch: Sequence[int]
-) -> list[Problem]:
+) -> tuple[list[int], list[Problem]]:
+    """The steps that are missing at the interval of a branch, and what is to be said of it."""
     steps = [step for index in branch if (step := places[index].count) is not None]
     gaps = [after - before for before, after in pairwise(steps)]
     counts = Counter(gap for gap in gaps if gap > 0)
     if len(gaps) < 2:
-        return []
+        return [], []
     usual = min(counts, key=lambda gap: (-counts[gap], -gap), default=0)
     where = _branch_text(places[branch[0]])
     if not usual or 2 * counts[usual] < len(gaps):
         text = f"{where}intervals between {min(gaps):,} and {max(gaps):,} steps"
-        return [Problem("uneven_interval", text, tuple(labels[index] for index in branch))]
+        return [], [Problem("uneven_interval", text, tuple(labels[index] for index in branch))]
     problems = []
     missing: list[int] = []
     around: list[str] = []
@@ -150,14 +227,12 @@ def _branch_intervals(
             text = f"{where}{gap:,} steps from {pair[0]} to {pair[1]}, expected {usual:,}"
             problems.append(Problem("uneven_interval", text, pair))
     if missing:
-        some = ", ".join(str(step) for step in missing[:_NAMED_AT_MOST])
-        rest = len(missing) - _NAMED_AT_MOST
         text = (
             f"{where}{'step' if len(missing) == 1 else f'{len(missing):,} steps'} missing at an "
-            f"interval of {usual:,}: {some}{f' and {rest:,} more' if rest > 0 else ''}"
+            f"interval of {usual:,}: {_listed(missing)}"
         )
         problems.insert(0, Problem("missing_step", text, tuple(dict.fromkeys(around))))
-    return problems
+    return missing, problems
 
 
 def _branch_text(place: Place) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -25,29 +24,19 @@ from ckptdiff.atomic import atomic_bytes
 from ckptdiff.dynamics.data import GROUPINGS, SeriesCheckpoint, SeriesData, SeriesLevel
 from ckptdiff.dynamics.problems import KINDS, Problem
 from ckptdiff.dynamics.report import SeriesOptions, SeriesReport
+from ckptdiff.dynamics.saved import DOCUMENT, is_stored
 from ckptdiff.errors import CheckpointNotFoundError, CheckpointReadError, InvalidCheckpointError
 
 __all__ = ["is_stored", "load", "save"]
 
 SCHEMA = "ckptdiff.series-file/1"
 
-_DOCUMENT = "ckptdiff_series.json"
 _DATE = (1980, 1, 1, 0, 0, 0)
 _DOCUMENT_BYTES_AT_MOST = 256 << 20
 _CHECKPOINTS_AT_MOST = 100_000
 _NPY_START = b"\x93NUMPY\x01\x00"
-_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 Array = npt.NDArray[Any]
-
-
-def is_stored(path: str) -> bool:
-    """Whether the file begins as :func:`save` begins one."""
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        start = file.read(_LOCAL_HEADER.size + len(_DOCUMENT))
-    return start.startswith(b"PK\x03\x04") and start.endswith(_DOCUMENT.encode())
 
 
 # -- writing --------------------------------------------------------------------------------------
@@ -74,7 +63,7 @@ def save(report: SeriesReport, path: str) -> None:
         atomic_bytes(path) as stream,
         zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
-        _write_member(archive, _DOCUMENT, json.dumps(document, allow_nan=False).encode("ascii"))
+        _write_member(archive, DOCUMENT, json.dumps(document, allow_nan=False).encode("ascii"))
         for grouping in GROUPINGS:
             for name, array in _arrays(data.levels[grouping]):
                 header = _npy_header(array.dtype.str, array.shape)
@@ -165,7 +154,7 @@ class _Reader:
             for grouping in GROUPINGS
         }
         if len(levels["total"].names) != 1:
-            raise self._broken(_DOCUMENT, "has not one total")
+            raise self._broken(DOCUMENT, "has not one total")
         options = self._mapping(document, "options")
         return SeriesReport(
             SeriesData(checkpoints, levels),
@@ -179,51 +168,56 @@ class _Reader:
         )
 
     def _document(self) -> Mapping[str, object]:
-        data = self._read(_DOCUMENT, _DOCUMENT_BYTES_AT_MOST)
+        data = self._read(DOCUMENT, _DOCUMENT_BYTES_AT_MOST)
         try:
             document = json.loads(data)
         except (ValueError, RecursionError):
-            raise self._broken(_DOCUMENT, "is no JSON") from None
+            raise self._broken(DOCUMENT, "is no JSON") from None
         if not isinstance(document, dict):
-            raise self._broken(_DOCUMENT, "is no JSON object")
+            raise self._broken(DOCUMENT, "is no JSON object")
         schema = document.get("schema")
         if schema != SCHEMA:
-            raise self._broken(_DOCUMENT, f"is of {str(schema)[:80]!r}, expected {SCHEMA!r}")
+            raise self._broken(DOCUMENT, f"is of {str(schema)[:80]!r}, expected {SCHEMA!r}")
         return document
 
     def _checkpoints(self, document: Mapping[str, object]) -> tuple[SeriesCheckpoint, ...]:
         entries = self._list(document, "checkpoints")
         if not 0 < len(entries) <= _CHECKPOINTS_AT_MOST:
-            raise self._broken(_DOCUMENT, f"has {len(entries)} checkpoints")
+            raise self._broken(DOCUMENT, f"has {len(entries)} checkpoints")
         names = [field.name for field in fields(SeriesCheckpoint)]
         checkpoints = []
         for index, entry in enumerate(entries):
+            # those that were saved before soups were told apart
+            if isinstance(entry, dict):
+                entry.setdefault("is_soup", False)
             if not isinstance(entry, dict) or set(entry) != set(names):
-                raise self._broken(_DOCUMENT, f"has no checkpoint at {index}")
+                raise self._broken(DOCUMENT, f"has no checkpoint at {index}")
             for name in ("label", "path", "format"):
                 self._text(entry, name)
             parent = entry["parent"]
             if type(parent) is not int or not -1 <= parent < index:
-                raise self._broken(_DOCUMENT, f"has a checkpoint {index} before its parent")
+                raise self._broken(DOCUMENT, f"has a checkpoint {index} before its parent")
             for name in ("stage", "ingredient", "step", "tokens", "stage_tokens"):
                 if entry[name] is not None and type(entry[name]) is not int:
-                    raise self._broken(_DOCUMENT, f"has a {name} that is no integer")
+                    raise self._broken(DOCUMENT, f"has a {name} that is no integer")
+            if type(entry["is_soup"]) is not bool:
+                raise self._broken(DOCUMENT, "has an is_soup that is neither true nor false")
             rate = entry["learning_rate"]
             if rate is not None and not (isinstance(rate, float) and math.isfinite(rate)):
-                raise self._broken(_DOCUMENT, "has a learning_rate that is no number")
+                raise self._broken(DOCUMENT, "has a learning_rate that is no number")
             checkpoints.append(SeriesCheckpoint(**entry))
         if len({checkpoint.label for checkpoint in checkpoints}) < len(checkpoints):
-            raise self._broken(_DOCUMENT, "has two checkpoints of one label")
+            raise self._broken(DOCUMENT, "has two checkpoints of one label")
         return tuple(checkpoints)
 
     def _problems(self, document: Mapping[str, object]) -> list[Problem]:
         problems = []
         for entry in self._list(document, "problems"):
             if not isinstance(entry, dict):
-                raise self._broken(_DOCUMENT, "has a problem that is no object")
+                raise self._broken(DOCUMENT, "has a problem that is no object")
             kind = self._text(entry, "kind")
             if kind not in KINDS:
-                raise self._broken(_DOCUMENT, f"has a problem of the unknown kind {kind[:80]!r}")
+                raise self._broken(DOCUMENT, f"has a problem of the unknown kind {kind[:80]!r}")
             labels = tuple(self._texts(entry, "labels"))
             problems.append(Problem(kind, self._text(entry, "text"), labels))
         return problems
@@ -267,32 +261,32 @@ class _Reader:
     def _mapping(self, entry: Mapping[str, object], key: str) -> Mapping[str, object]:
         value = entry.get(key)
         if not isinstance(value, dict):
-            raise self._broken(_DOCUMENT, f"has no object {key!r}")
+            raise self._broken(DOCUMENT, f"has no object {key!r}")
         return value
 
     def _list(self, entry: Mapping[str, object], key: str) -> Sequence[object]:
         value = entry.get(key)
         if not isinstance(value, list):
-            raise self._broken(_DOCUMENT, f"has no list {key!r}")
+            raise self._broken(DOCUMENT, f"has no list {key!r}")
         return value
 
     def _texts(self, entry: Mapping[str, object], key: str) -> list[str]:
         texts = self._list(entry, key)
         if not all(isinstance(text, str) for text in texts) or len(set(texts)) < len(texts):
-            raise self._broken(_DOCUMENT, f"has no list of different texts {key!r}")
+            raise self._broken(DOCUMENT, f"has no list of different texts {key!r}")
         return [text for text in texts if isinstance(text, str)]
 
     def _globs(self, entry: Mapping[str, object], key: str) -> list[str]:
         """Texts as they were given, once or several times."""
         texts = [text for text in self._list(entry, key) if isinstance(text, str)]
         if len(texts) < len(self._list(entry, key)):
-            raise self._broken(_DOCUMENT, f"has no list of texts {key!r}")
+            raise self._broken(DOCUMENT, f"has no list of texts {key!r}")
         return texts
 
     def _text(self, entry: Mapping[str, object], key: str) -> str:
         value = entry.get(key)
         if not isinstance(value, str):
-            raise self._broken(_DOCUMENT, f"has no text {key!r}")
+            raise self._broken(DOCUMENT, f"has no text {key!r}")
         return value
 
     def _broken(self, member: str, why: str) -> InvalidCheckpointError:

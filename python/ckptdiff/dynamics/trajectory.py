@@ -29,6 +29,7 @@ from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint, SeriesLevel
 
 __all__ = [
     "QUANTITIES",
+    "Components",
     "Trajectory",
     "components_of_distances",
     "cosine_of_vectors",
@@ -128,6 +129,33 @@ QUANTITIES = tuple(
     for field in fields(Trajectory)
     if field.name not in ("names", "clock", "distances", "diffusion_exponent")
 )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Components:
+    """The trajectory of each of R rows over N checkpoints in its first K principal components.
+
+    ``coordinates`` (R, N, K) are in the units of the weights and centred at the mean of the
+    checkpoints, ``explained`` (R, K) is the share of the variance of each component. See
+    :func:`components_of_distances` for what is NaN, and for which way a component points.
+    """
+
+    names: tuple[str, ...]
+    coordinates: Floats
+    explained: Floats
+
+    @classmethod
+    def of(cls, level: SeriesLevel, parents: Sequence[int], count: int) -> Components:
+        """The components of every row of a level. Raises ValueError for a count below 1."""
+        squares = squared_distances(level.gram, parents)[:, 1:, 1:]
+        squares[level.finite == 0] = np.nan
+        of_rows = [components_of_distances(of_row, count) for of_row in squares]
+        shape = (len(of_rows), len(parents), count)
+        return cls(
+            names=level.names,
+            coordinates=np.array([coordinates for coordinates, _ in of_rows]).reshape(shape),
+            explained=np.array([explained for _, explained in of_rows]).reshape(-1, count),
+        )
 
 
 def squared_distances(gram: Floats, parents: Sequence[int]) -> Floats:

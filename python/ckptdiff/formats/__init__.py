@@ -8,7 +8,7 @@ there instead.
 A reader is imported only where a path may be one of its: half of them take longer to import than a
 small checkpoint takes to open. So the registry has, as plain data, what the first bytes or the
 names of such a checkpoint can be. It may say yes too often, as ``can_open`` decides; never no
-wrongly.
+wrongly. Readers for the first bytes are asked first, so that a name that lies does no harm.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ from ckptdiff.formats import beside, recognise
 from ckptdiff.formats.options import WEIGHTS, OpenOptions
 
 __all__ = ["FORMATS", "Format", "Reader", "open_path", "reader_of"]
+
+# A file of a distributed checkpoint, which is no whole one though it may begin as one.
+_ITEMS = ".distcp"
+# Files of a directory that are looked into where no name tells which is the checkpoint.
+_LOOKED_AT_MOST = 100
 
 
 class Reader(Protocol):
@@ -47,10 +52,6 @@ class Format(NamedTuple):
     module: str
     starts: tuple[bytes, ...] = ()
     names: tuple[str, ...] = ()
-
-    def may_be(self, look: recognise.Look) -> bool:
-        """Whether a path that looks so may be of this format."""
-        return look.begins_with(self.starts) or look.has_name(self.names)
 
     def reader(self) -> Reader:
         """The module, imported."""
@@ -83,11 +84,17 @@ def reader_of(path: str) -> Reader | None:
     Raises OSError where that cannot be looked at.
     """
     look = recognise.look_at(path)
-    for candidate in FORMATS:
-        if candidate.may_be(look):
-            reader = candidate.reader()
-            if reader.can_open(path):
-                return reader
+    # what a file begins with counts before what it is called
+    by_content = [candidate for candidate in FORMATS if look.begins_with(candidate.starts)]
+    by_name = [
+        candidate
+        for candidate in FORMATS
+        if candidate not in by_content and look.has_name(candidate.names)
+    ]
+    for candidate in (*by_content, *by_name):
+        reader = candidate.reader()
+        if reader.can_open(path):
+            return reader
     return None
 
 
@@ -104,18 +111,56 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
         if reader is not None:
             checkpoint = reader.open_checkpoint(path, options)
             return beside.with_companions(checkpoint, path, options)
+        if os.path.isdir(path):
+            found = _lone_checkpoint(path)
+            if found is not None:
+                file, reader = found
+                checkpoint = reader.open_checkpoint(file, options).extended(path=path)
+                return beside.with_companions(checkpoint, path, options)
         reason = recognise.why_not(path, [candidate.name for candidate in FORMATS])
     except FileNotFoundError as error:
         if isinstance(error, CheckpointNotFoundError):
             raise
-        raise CheckpointNotFoundError(_not_found(path)) from error
+        raise CheckpointNotFoundError(_not_found(_file_of(error, path))) from error
     except OSError as error:
         if isinstance(error, CheckpointReadError):
             raise
-        raise CheckpointReadError(f"{path}: {error.strerror or error}") from error
+        file = _file_of(error, path)
+        raise CheckpointReadError(f"{file}: {error.strerror or error}") from error
     if os.path.isdir(path):
         raise CheckpointNotFoundError(reason)
     raise InvalidCheckpointError(reason)
+
+
+def _lone_checkpoint(path: str) -> tuple[str, Reader] | None:
+    """The one file of a directory that is a checkpoint by its content, whatever its name says.
+
+    Raises InvalidCheckpointError where there are several.
+    """
+    directory = recognise.hub_snapshot(path) or path
+    found: list[tuple[str, Reader]] = []
+    names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    for name in names[:_LOOKED_AT_MOST]:
+        file = os.path.join(directory, name)
+        if name.startswith(recognise.NO_WEIGHTS) or name.endswith(_ITEMS):
+            continue
+        if not os.path.isfile(file):
+            continue
+        reader = reader_of(file)
+        if reader is not None:
+            found.append((file, reader))
+    if len(found) > 1:
+        names = [os.path.basename(file) for file, _ in found]
+        raise InvalidCheckpointError(
+            f"{path}: holds {len(found)} checkpoints by their content "
+            f"({recognise.some_of(names)}); name the file to read"
+        )
+    return found[0] if found else None
+
+
+def _file_of(error: OSError, path: str) -> str:
+    """Which file the system refused: that of a path, or one in its directory."""
+    return error.filename if isinstance(error.filename, str) else path
 
 
 def _not_found(path: str) -> str:

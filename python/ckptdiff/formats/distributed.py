@@ -13,9 +13,8 @@ own for the place of an item, and puts ``model_and_optim/`` beside ``train/`` an
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import BinaryIO, NamedTuple, TypeAlias
@@ -42,20 +41,19 @@ __all__ = ["can_open", "open_checkpoint"]
 
 _METADATA = ".metadata"
 _ITEMS_FOLDER = "model_and_optim"
-_CONFIG = "config.json"
 _METADATA_BYTES_AT_MOST = 1 << 29
-_CONFIG_BYTES_AT_MOST = 1 << 20
 _PLAIN_ITEMS_AT_MOST = 200
 _PLAIN_ITEM_BYTES_AT_MOST = 1 << 16
-_CONFIG_ENTRIES_AT_MOST = 1000
-_CONFIG_DEPTH_AT_MOST = 20
 _RANK_AT_MOST = 64
 _SIZE_AT_MOST = 2**62
 _OPEN_FILES_AT_MOST = 64
 
-# An honest box takes more bytes of the pickle; a list of boxes can be used by many tensors.
-_BYTES_OF_A_BOX = 8
-_FREE_BOXES = 1000
+# What a pickle may say for its length: a name, a list of boxes or a path can be used by many. An
+# honest tensor, box or place takes more bytes of it, and for each dimension four.
+_BYTES_OF_AN_ENTRY = 8
+_FREE_BYTES = 1 << 16
+# The longest name that a file can have.
+_FILE_NAME_AT_MOST = 255
 
 _TORCH_CLASSES = "torch.distributed.checkpoint.metadata"
 _OLMO_CORE = "olmo_core.distributed.checkpoint.filesystem"
@@ -121,7 +119,6 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     with _Items(directory) as items:
         collected = _Collected(directory, layout, items)
         plain = [tensor for key, name in selected for tensor in collected.tensors_of(key, name)]
-        collected.metadata |= _run_directory(directory)
         manifest = Manifest.from_spans(
             items.paths, plain, collected.metadata, collected.strided, None, collected.parted
         )
@@ -182,11 +179,10 @@ class _Layout:
         self._path = directory
         self.tensors: dict[str, list[_Tensor]] = {}
         self.plain: list[str] = []
-        # By text, since the hashes of tuples can be chosen.
-        self._places: dict[str, _Place] = {}
+        # By name and then by the text of the origin, since the hashes of tuples can be chosen.
+        self._places: dict[str, dict[str, _Place]] = {}
         self._paths: dict[str, tuple[str, ...]] = {}
-        self._allowance = _FREE_BOXES
-        self.chunks_of: dict[int, list[tuple[Sizes, Sizes]]] = {}
+        self._allowance = _FREE_BYTES
 
     def read(self, path: str) -> None:
         """Read one metadata file. Raises InvalidCheckpointError."""
@@ -201,7 +197,7 @@ class _Layout:
                 )
             data = file.read(size)
         metadata = unpickle(data, source=path, known=_KNOWN).value
-        self._allowance += len(data) // _BYTES_OF_A_BOX
+        self._allowance += len(data)
         entries = self._attributes(metadata, _METADATA_CLASS, "the pickle")
         described = entries.get("state_dict_metadata")
         places = entries.get("storage_data")
@@ -220,33 +216,39 @@ class _Layout:
 
     def check_places(self) -> None:
         """Refuse items that have bytes in common: reading them all could take no end of time."""
-        by_file: dict[str, list[str]] = {}
-        for label, place in self._places.items():
-            by_file.setdefault(place.file, []).append(label)
-        for file, labels in by_file.items():
-            labels.sort(key=lambda label: self._places[label].offset)
-            for before, label in pairwise(labels):
-                end = self._places[before].offset + self._places[before].length
-                if self._places[label].offset < end:
-                    first, second = (text.partition("\0")[0] for text in (before, label))
+        by_file: dict[str, list[tuple[int, int, str]]] = {}
+        for name, places in self._places.items():
+            for place in places.values():
+                by_file.setdefault(place.file, []).append((place.offset, place.length, name))
+        for file, items in by_file.items():
+            items.sort()
+            for (before, length, first), (offset, _, second) in pairwise(items):
+                if offset < before + length:
                     raise self._broken(
                         second,
-                        f"has the item at {self._places[label].offset} of {file}, where that of "
-                        f"{first[:200]!r} reaches to {end}",
+                        f"has the item at {offset} of {file}, where that of "
+                        f"{first[:200]!r} reaches to {before + length}",
                     )
 
     def place(self, key: str, origin: Sizes | None) -> _Place | None:
-        return self._places.get(f"{key}\0{origin}")
+        places = self._places.get(key)
+        return None if places is None else places.get(str(origin))
+
+    def _spend(self, entries: int, key: str) -> None:
+        """Refuse metadata that says more than its pickle is long."""
+        self._allowance -= _BYTES_OF_AN_ENTRY * entries
+        if self._allowance < 0:
+            raise InvalidCheckpointError(
+                f"{self._path}: tensor {key[:200]!r} has parts that are used over and over"
+            )
 
     def boxes(self, key: str, tensor: _Tensor) -> Iterator[tuple[Sizes, Sizes]]:
         """Origin and sizes of each box, checked against nothing but that they are sizes."""
         for chunk in tensor.chunks:
-            self._allowance -= 1
-            if self._allowance < 0:
-                raise InvalidCheckpointError(
-                    f"{self._path}: tensor {key[:200]!r} has parts that are used over and over"
-                )
-            entries = self._attributes(chunk, _CHUNK_CLASS, f"a part of tensor {key[:200]!r}")
+            self._spend(1 + len(tensor.shape) // 4, key)
+            if not isinstance(chunk, InertObject) or chunk.kind != _CHUNK_CLASS:
+                raise self._broken(key, "has a part that is no ChunkStorageMetadata")
+            entries = chunk.state if isinstance(chunk.state, dict) else {}
             origin, sizes = _sizes(entries.get("offsets")), _sizes(entries.get("sizes"))
             if (
                 origin is None
@@ -295,9 +297,10 @@ class _Layout:
             checked = None if origin is None else _sizes(origin)
             if not isinstance(name, str) or (checked is None and origin is not None):
                 raise InvalidCheckpointError(f"{self._path}: an index that names no part")
+            self._spend(1 + (len(checked) // 4 if checked else 0), name)
             place = self._place(name, value)
             # Ranks without collectives each write what is replicated: the first one's counts.
-            self._places.setdefault(f"{name}\0{checked}", place)
+            self._places.setdefault(name, {}).setdefault(str(checked), place)
 
     def _place(self, key: str, value: object) -> _Place:
         if not isinstance(value, InertObject) or value.kind not in _PLACE_CLASSES:
@@ -316,12 +319,14 @@ class _Layout:
             return
         for key, path in planner_data.items():
             if isinstance(key, str) and isinstance(path, tuple) and 0 < len(path) < 100:
-                self._allowance -= len(path) // 8
-                self._paths[key] = tuple(part if isinstance(part, str) else "" for part in path)
+                texts = tuple(part if isinstance(part, str) else "" for part in path)
+                self._spend(1 + len(path) // 8 + sum(map(len, texts)) // 64, key)
+                self._paths[key] = texts
 
     def _tensor(self, key: str, value: object) -> _Tensor:
         entries = self._attributes(value, _TENSOR_CLASS, f"tensor {key[:200]!r}")
         shape, chunks = _sizes(entries.get("size")), entries.get("chunks")
+        self._spend(1 + (len(shape) // 4 if shape else 0), key)
         properties = entries.get("properties")
         state = properties.state if isinstance(properties, InertObject) else None
         if isinstance(state, dict):
@@ -555,38 +560,6 @@ def _sizes(value: object) -> Sizes | None:
 
 
 def _is_plain_name(name: str) -> bool:
-    return bool(name) and name not in (".", "..") and not set(name) & {"/", "\\", "\0"}
-
-
-# What OLMo-core keeps beside the weights.
-
-
-def _run_directory(directory: str) -> dict[str, str]:
-    """The configuration of the run of which this is a step, flattened to dotted names."""
-    if os.path.basename(os.path.normpath(directory)) != _ITEMS_FOLDER:
-        return {}
-    path = os.path.join(os.path.dirname(os.path.normpath(directory)), _CONFIG)
-    if not os.path.isfile(path) or os.path.getsize(path) > _CONFIG_BYTES_AT_MOST:
-        return {}
-    with open(path, "rb") as file:
-        try:
-            config = json.loads(file.read(_CONFIG_BYTES_AT_MOST))
-        except (ValueError, RecursionError):
-            return {}
-    found: dict[str, str] = {}
-    for name, value in _flattened(config, "config", 0):
-        if len(found) == _CONFIG_ENTRIES_AT_MOST:
-            break
-        text = plain_text(value)
-        if text is not None:
-            found[name] = text
-    return found
-
-
-def _flattened(value: object, name: str, depth: int) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict) and depth < _CONFIG_DEPTH_AT_MOST:
-        entries: Iterable[tuple[object, object]] = value.items()
-        for key, item in entries:
-            yield from _flattened(item, f"{name}.{key}", depth + 1)
-    else:
-        yield name, value
+    if not 0 < len(name) <= _FILE_NAME_AT_MOST or name in (".", ".."):
+        return False
+    return "/" not in name and "\\" not in name and "\0" not in name

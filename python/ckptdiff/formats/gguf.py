@@ -16,7 +16,7 @@ from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
 from ckptdiff.formats.gguf_header import MAGIC, Array, Header, Tensor, read_header
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
+from ckptdiff.formats.recognise import first_bytes, hub_snapshot, is_something_else, some_of
 from ckptdiff.naming.gguf import (
     ARCHITECTURES,
     HEADS,
@@ -38,7 +38,7 @@ def can_open(path: str) -> bool:
     """Whether ``path`` is a GGUF file by its first bytes, or a directory that holds some."""
     if os.path.isdir(path):
         directory = hub_snapshot(path) or path
-        return any(name.endswith(_SUFFIX) for name in os.listdir(directory))
+        return bool(_files(directory))
     return os.path.isfile(path) and first_bytes(path, len(MAGIC)) == MAGIC
 
 
@@ -75,7 +75,7 @@ def _file_to_read(path: str) -> str:
     if not os.path.isdir(path):
         return path
     directory = hub_snapshot(path) or path
-    names = sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIX))
+    names = _files(directory)
     models = sorted({_first_part(name) for name in names})
     if len(models) > 1:
         raise InvalidCheckpointError(
@@ -84,6 +84,15 @@ def _file_to_read(path: str) -> str:
         )
     # which need not be the first part: that one may be missing
     return os.path.join(directory, names[0])
+
+
+def _files(directory: str) -> list[str]:
+    """The files of a directory with the suffix, without what has other content."""
+    return sorted(
+        name
+        for name in os.listdir(directory)
+        if name.endswith(_SUFFIX) and not is_something_else(os.path.join(directory, name), _SUFFIX)
+    )
 
 
 def _first_part(name: str) -> str:

@@ -3,13 +3,15 @@
 A training checkpoint is dictionaries, lists and objects around tensors. Flattened, the tensor at
 ``value["model"]["layers.0.weight"]`` is ``model.layers.0.weight``. By default only weights count:
 subtrees that hold the state of training are left out and counted. They are known by their keys
-(``optimizer``, ``optim``, ``optimizer_states``, ``lr_scheduler``, ``grad_scaler``, ``rng_state``
-…), or by their shape, a dictionary of ``state`` and ``param_groups``, as every torch optimizer
-writes. What is opened itself, or selected by a key, is never left out.
+(``optimizer``, ``optim``, ``optimizer_states``, ``lr_scheduler``, ``grad_scaler``, ``rng_state``,
+``train_state``, ``dataloader`` …), or by their shape, a dictionary of ``state`` and
+``param_groups``, as every torch optimizer writes. What is opened itself, or selected by a key, is
+never left out.
 
 A pickle of a megabyte can hold containers that contain each other, or that are used a thousand
-times over. Depth, the entries looked at, and the text of all names are bounded by the length of the
-pickle, which an honest one stays far below.
+times over. Depth, the entries looked at, the tensors found, the text of all names and the steps it
+takes to name an optimizer's state are bounded by the length of the pickle, which an honest one
+stays far below.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ckptdiff.formats.inert import DType, IdentityKey, InertObject, StoredTensor
 from ckptdiff.formats.optimizer import (
     Holder,
     Parameters,
+    Steps,
     is_optimizer_state,
     parameter_names,
     parameters_of,
@@ -41,9 +44,14 @@ _METADATA_TEXT_AT_MOST = 1000
 _LIST_SHOWN_AT_MOST = 16
 _NAMED_AT_MOST = 6
 _SELECTED_AT_MOST = 1000
-# How much an empty pickle may yield: entries, and characters of names.
+# How much an empty pickle may yield: entries, characters of names, and tensors in bytes of what a
+# pickle says of one. The shortest that is no other one has 60 bytes, and two more a dimension.
 _FREE_ENTRIES = 1000
 _FREE_CHARACTERS = 1 << 20
+_FREE_TENSOR_BYTES = 1 << 16
+_BYTES_OF_A_TENSOR = 6
+# Steps of a microsecond in which state is held against weights, beside one for each byte.
+_FREE_STEPS = 1 << 20
 _LONE_TENSOR = "tensor"
 
 # Keys of dictionaries whose values are no weights.
@@ -51,6 +59,8 @@ _TRAINING_STATE = re.compile(
     r"([^.]*_)?(optim|optimizer)s?(_states?)?(_dicts?)?(_\d+)?"
     r"|([^.]*_)?schedulers?(_states?)?(_dicts?)?(_\d+)?"
     r"|(grad_|loss_)?scaler(_states?)?(_dict)?"
+    r"|train(er|ing)?_states?(_dict)?"
+    r"|([^.]*_)?data_?(loader|iterator|sampler)s?(_states?)?(_dicts?)?"
     r"|([^.]*_)?rng(_[^.]*)?",
     re.IGNORECASE,
 )
@@ -90,7 +100,7 @@ def flatten(
     walk = _Walk(source, pickle_bytes, shape_of, models)
     name = ""
     if options.key is not None:
-        name, value = _select(value, options.key, source)
+        name, value = _select(value, options.key, source, 2 * pickle_bytes + _FREE_ENTRIES)
     if isinstance(value, (StoredTensor, UnsupportedTensor)):
         walk.found.tensors.append((name or _LONE_TENSOR, value))
         return walk.found
@@ -146,6 +156,8 @@ class _Walk:
         self._shape_of = shape_of
         self._entries = 2 * pickle_bytes + _FREE_ENTRIES
         self._characters = 4 * pickle_bytes + _FREE_CHARACTERS
+        self._tensor_bytes = pickle_bytes + _FREE_TENSOR_BYTES
+        self._steps = Steps(pickle_bytes + _FREE_STEPS)
         # the weights that an optimizer may be of, of other files and then of this one
         self._models = list(models)
         # dictionaries that hold tensors, and have not been looked at for parameters
@@ -165,8 +177,6 @@ class _Walk:
             parameters = parameters_of(self._holders.pop(), self._shape_of)
             if parameters:
                 self._models.append(parameters)
-        # each optimizer is held against all of them
-        self._entries -= len(self._models)
         return self._models
 
     def visit_postponed(self, parts: list[_Postponed]) -> None:
@@ -182,14 +192,13 @@ class _Walk:
             self._visit_optimizer(value, prefix, depth)
             return
         holds_tensors = False
-        tensors = self.found.tensors
         postponed = self._postponed
         for key, item in self._spend(_entries_of(value)):
             name = self._name(prefix, key)
             if postponed is not None and _is_training_state(key, item):
                 postponed.append(_Postponed(name, item, depth + 1))
             elif isinstance(item, StoredTensor):
-                tensors.append((name, item))
+                self._add_tensor(name, item)
                 holds_tensors = True
             else:
                 self._visit_item(item, name, depth + 1)
@@ -197,7 +206,7 @@ class _Walk:
             self._holders.append(value)
 
     def _visit_optimizer(self, value: dict[object, object], prefix: str, depth: int) -> None:
-        names = parameter_names(value, self.models(), self._shape_of)
+        names = parameter_names(value, self.models(), self._shape_of, self._steps)
         for key, item in self._spend(_entries_of(value)):
             name = self._name(prefix, key)
             if key != "state":
@@ -209,7 +218,7 @@ class _Walk:
 
     def _visit_item(self, item: object, name: str, depth: int) -> None:
         if isinstance(item, (StoredTensor, UnsupportedTensor)):
-            self.found.tensors.append((name, item))
+            self._add_tensor(name, item)
             return
         if isinstance(item, (list, tuple)):
             self._entries -= len(item)
@@ -218,9 +227,19 @@ class _Walk:
         text = plain_text(item)
         if text is not None:
             if len(self.found.metadata) < _METADATA_ENTRIES_AT_MOST:
+                self._characters -= len(text)
                 self.found.metadata[name] = text
         elif isinstance(item, (dict, list, tuple, InertObject)):
             self.visit(item, f"{name}.", depth)
+
+    def _add_tensor(self, name: str, tensor: Tensor) -> None:
+        shape = tensor.shape
+        self._tensor_bytes -= _BYTES_OF_A_TENSOR
+        if isinstance(shape, (list, tuple)):
+            self._tensor_bytes -= len(shape)
+        if self._tensor_bytes < 0:
+            raise self._too_much("that are one tensor over and over", name)
+        self.found.tensors.append((name, tensor))
 
     def _spend(self, entries: Iterable[tuple[object, object]]) -> Iterator[tuple[object, object]]:
         for entry in entries:
@@ -295,14 +314,12 @@ def plain_text(value: object) -> str | None:
     if not all(item is None or isinstance(item, (bool, int, float, str)) for item in value):
         return None
     shown = [
-        _shortened(repr(item[:_METADATA_TEXT_AT_MOST]))
-        if isinstance(item, str)
-        else _number_text(item)
+        repr(item[:_METADATA_TEXT_AT_MOST]) if isinstance(item, str) else _number_text(item)
         for item in value[:_LIST_SHOWN_AT_MOST]
     ]
     if len(value) > len(shown):
         shown.append(f"… {len(value):,} in all")
-    return f"[{', '.join(shown)}]"
+    return _shortened(f"[{', '.join(shown)}]")
 
 
 def _number_text(value: object) -> str:
@@ -312,22 +329,34 @@ def _number_text(value: object) -> str:
 
 
 def _shortened(text: str) -> str:
+    if not text.isascii():
+        # half a character takes six
+        text = text[: _METADATA_TEXT_AT_MOST + 1].encode("utf-8", "backslashreplace").decode()
     if len(text) > _METADATA_TEXT_AT_MOST:
         text = text[: _METADATA_TEXT_AT_MOST - 1] + "…"
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text
 
 
-def _select(value: object, path: str, source: str) -> tuple[str, object]:
-    """The value at a dotted path, and the last key on the way; keys may contain dots themselves."""
+def _select(value: object, path: str, source: str, entries: int) -> tuple[str, object]:
+    """The value at a dotted path, and the last key on the way; keys may contain dots themselves.
+
+    No more than ``entries`` are looked at: keys of one text can hold one dictionary, all of them.
+    """
     matches: list[tuple[str, object]] = []
     open_ends: list[tuple[object, str]] = [(value, path)]
     while open_ends and len(open_ends) < _SELECTED_AT_MOST:
         holder, rest = open_ends.pop()
         for key, item in _entries_of(holder):
+            entries -= 1
+            if entries < 0:
+                raise InvalidCheckpointError(
+                    f"{source}: holds values in containers that are used over and over, on the "
+                    f"way to key {path!r}"
+                )
             text = _key_text(key)
             if rest == text:
                 matches.append((text, item))
-            elif rest.startswith(f"{text}."):
+            elif rest.startswith(text) and rest.startswith(".", len(text)):
                 open_ends.append((item, rest[len(text) + 1 :]))
     if len(matches) == 1:
         name, found = matches[0]

@@ -2,9 +2,9 @@
 
 An array is a header, a Python dictionary as text, and its elements. The header is parsed as a
 literal, of a bounded length, and nothing is ever unpickled: arrays of Python objects are listed as
-unsupported, and so are structured, text, date and big-endian ones. Arrays in Fortran order are
-gathered by the core. Records that ``numpy.savez_compressed`` deflated are inflated by the core, in
-bounded memory.
+unsupported beside others, and refused where there are no others. Structured, text, date and
+big-endian arrays are listed. Arrays in Fortran order are gathered by the core. Records that
+``numpy.savez_compressed`` deflated are inflated by the core, in bounded memory.
 
 NumPy has no bfloat16. ml_dtypes' is saved as raw data of two bytes (``V2``), and no other type of
 two bytes is; so ``V2`` is read as BF16. Raw data of one byte can be any of ml_dtypes' 8-bit floats
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import zlib
 from typing import BinaryIO, NamedTuple
 
@@ -22,7 +23,7 @@ from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, some_of
+from ckptdiff.formats.recognise import first_bytes, is_something_else, some_of
 from ckptdiff.formats.zip import DEFLATED, STORED, Archive, Record, begins_as_zip
 
 __all__ = ["can_open", "open_checkpoint"]
@@ -39,6 +40,8 @@ _HEADER_AT_MOST = 10_000
 _FREE_HEADER_TEXT = 1 << 20
 _PRELUDE_BYTES = 12
 _FIRST_READ = 256
+_OBJECTS = "Python objects"
+_OBJECT_FIELD = re.compile(r"'[|<>=]?O\d*'")
 _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 
@@ -60,9 +63,10 @@ def can_open(path: str) -> bool:
     if not os.path.isfile(path):
         return False
     start = first_bytes(path, len(_MAGIC))
-    if start == _MAGIC or path.endswith((_ARRAY_SUFFIX, _ARCHIVE_SUFFIX)):
+    if start == _MAGIC or (begins_as_zip(start) and _has_arrays(path)):
         return True
-    return begins_as_zip(start) and _has_arrays(path)
+    suffix = os.path.splitext(path)[1]
+    return suffix in (_ARRAY_SUFFIX, _ARCHIVE_SUFFIX) and not is_something_else(path, suffix)
 
 
 def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
@@ -94,6 +98,11 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
             collected.add(_LONE_ARRAY, os.pread(file.fileno(), _FIRST_READ, 0), file, 0, size)
         else:
             raise InvalidCheckpointError(f"{file_path}: not a zip archive, as .npz files are")
+    if collected.objects is not None and not collected.supported:
+        raise collected.broken(
+            collected.objects,
+            "is of Python objects, which are a pickle: it is not read, and there is no other array",
+        )
     manifest = Manifest.from_spans(
         [file_path], collected.plain, None, collected.strided, collected.deflated
     )
@@ -101,7 +110,26 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
 
 
 def _archives(directory: str) -> list[str]:
-    return sorted(name for name in os.listdir(directory) if name.endswith(_ARCHIVE_SUFFIX))
+    return sorted(
+        name
+        for name in os.listdir(directory)
+        if name.endswith(_ARCHIVE_SUFFIX)
+        and not is_something_else(os.path.join(directory, name), _ARCHIVE_SUFFIX)
+        and not _is_another_archive(os.path.join(directory, name))
+    )
+
+
+def _is_another_archive(path: str) -> bool:
+    """Whether this is a zip archive of whatever, but not of arrays."""
+    if not os.path.isfile(path) or not begins_as_zip(first_bytes(path, 4)):
+        return False
+    with open(path, "rb") as file:
+        try:
+            names = list(Archive(file, path))
+        except InvalidCheckpointError:
+            # an archive that is broken is what its suffix says
+            return False
+    return bool(names) and not any(name.endswith(_ARRAY_SUFFIX) for name in names)
 
 
 def _has_arrays(path: str) -> bool:
@@ -154,6 +182,9 @@ class _Collected:
         self.plain: list[tuple[str, str, tuple[int, ...], tuple[tuple[int, int, int], ...]]] = []
         self.strided: list[tuple[str, str, tuple[int, ...], int, int, tuple[int, ...]]] = []
         self.deflated: list[tuple[int, int, int, int, int]] = []
+        #: the first array of Python objects, and how many arrays can be read
+        self.objects: str | None = None
+        self.supported = 0
         # A deflated header can be a hundred times as long as what it takes in the file.
         self._header_text = 2 * os.path.getsize(path) + _FREE_HEADER_TEXT
 
@@ -241,8 +272,11 @@ class _Collected:
         # no bytes, but a message can say in which file the tensor is
         nothing = ((source, 0, 0),)
         if dtype is None:
+            if unsupported == _OBJECTS and self.objects is None:
+                self.objects = name
             self.plain.append((name, unsupported, shape, nothing))
             return
+        self.supported += 1
         width = int(str(header.description)[2:])
         elements = 1
         for dimension in shape:
@@ -272,7 +306,8 @@ class _Collected:
 def _dtype(description: object) -> tuple[str | None, str]:
     """The safetensors name; or None, and what it is instead."""
     if not isinstance(description, str):
-        return None, "structured"
+        # with a field of objects the whole array is a pickle
+        return None, _OBJECTS if _OBJECT_FIELD.search(repr(description)) else "structured"
     order, kind = description[:1], description[1:]
     dtype = _DTYPES.get(kind)
     if order in ("|", "<", "=") and dtype is not None:
@@ -280,5 +315,5 @@ def _dtype(description: object) -> tuple[str | None, str]:
     if order == ">" and dtype is not None:
         return None, f"big-endian {dtype}"
     if kind[:1] == "O":
-        return None, "Python objects"
+        return None, _OBJECTS
     return None, "".join(filter(str.isprintable, description[:40])) or "no dtype"

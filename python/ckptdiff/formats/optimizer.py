@@ -11,7 +11,8 @@ transformers' trainer and many others make them (weights that decay, then biases
 not), each group keeps the order of the model, so that the list of weights is the groups' shapes,
 merged like two decks of cards. Names are taken where there is one such merge and no other, and
 where the weights sorted by name, as some trainers have them, do not fit as well. Where it cannot be
-told, numbers stay numbers.
+told, or not in a number of steps that the length of the pickle bounds, numbers stay numbers: a
+group, a state and a list of weights can each be used thousands of times.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from typing import TypeAlias
 
 from ckptdiff.formats.inert import DType, Storage, StoredTensor
 
-__all__ = ["Holder", "Parameters", "is_optimizer_state", "parameter_names", "parameters_of"]
+__all__ = [
+    "Holder",
+    "Parameters",
+    "Steps",
+    "is_optimizer_state",
+    "parameter_names",
+    "parameters_of",
+]
 
 # A dictionary that holds tensors, and perhaps more.
 Holder: TypeAlias = dict[object, object]
@@ -40,6 +48,24 @@ _NO_PARAMETERS = ("int", "uint", "bool")
 # not tell; and a file can have thousands of groups, to make following them take hours.
 _GROUPS_AT_MOST = 8
 _MERGES_AT_MOST = 8
+# A shape of many dimensions takes as long to check as these.
+_STEPS_OF_A_SHAPE = 8
+
+
+class Steps:
+    """How many steps may still be taken to name the state of all optimizers of a file."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, at_most: int) -> None:
+        self._left = at_most
+
+    def take(self, count: int) -> bool:
+        """Take so many steps, if there are as many left."""
+        if count > self._left:
+            return False
+        self._left -= count
+        return True
 
 
 def is_optimizer_state(value: object) -> bool:
@@ -57,7 +83,8 @@ def parameters_of(holder: Holder, shape_of: ShapeOf) -> Parameters:
     Buffers are left out, and a tied weight counts once, as ``named_parameters()`` has it.
     """
     parameters: Parameters = []
-    seen: set[tuple[str, object, Shape | None]] = set()
+    # By text: hashes of integers and tuples can be chosen.
+    seen: set[str] = set()
     for key, tensor in holder.items():
         if not isinstance(tensor, StoredTensor):
             continue
@@ -71,20 +98,24 @@ def parameters_of(holder: Holder, shape_of: ShapeOf) -> Parameters:
             continue
         shape = shape_of(tensor)
         offset = tensor.offset if isinstance(tensor.offset, int) else None
-        if (storage.key, offset, shape) in seen and shape is not None and 0 not in shape:
+        view = f"{offset} {shape} {storage.key}"
+        if view in seen and shape is not None and 0 not in shape:
             continue
-        seen.add((storage.key, offset, shape))
+        seen.add(view)
         parameters.append((key, shape))
     return parameters
 
 
 def parameter_names(
-    optimizer: dict[object, object], models: Iterable[Parameters], shape_of: ShapeOf
+    optimizer: dict[object, object],
+    models: Iterable[Parameters],
+    shape_of: ShapeOf,
+    steps: Steps,
 ) -> dict[object, str]:
     """The name of each key of ``optimizer["state"]``, as far as it is certain.
 
     ``models`` are the weights that the state may be of, ``shape_of`` gives the shape of a tensor,
-    or None for a broken one.
+    or None for a broken one. No names where it takes more ``steps`` than there are.
     """
     groups = optimizer["param_groups"]
     state = optimizer["state"]
@@ -95,6 +126,8 @@ def parameter_names(
         if not isinstance(group, dict):
             return {}
         numbers, names = group.get("params"), group.get("param_names")
+        if not steps.take(1 + len(numbers) if isinstance(numbers, list) else 1):
+            return {}
         if isinstance(numbers, list) and isinstance(names, list) and len(numbers) == len(names):
             for number, name in zip(numbers, names, strict=True):
                 if isinstance(number, int) and isinstance(name, str):
@@ -102,7 +135,7 @@ def parameter_names(
     if named:
         # two numbers of one name would make two tensors of one name
         return named if len(set(named.values())) == len(named) else {}
-    return _names_by_order(groups, state, models, shape_of)
+    return _names_by_order(groups, state, models, shape_of, steps)
 
 
 def _names_by_order(
@@ -110,6 +143,7 @@ def _names_by_order(
     state: dict[object, object],
     models: Iterable[Parameters],
     shape_of: ShapeOf,
+    steps: Steps,
 ) -> dict[object, str]:
     shapes_of_groups: list[list[Shape | None]] = []
     count = 0
@@ -123,6 +157,8 @@ def _names_by_order(
             held = state.get(number)
             shape = None
             if held is not None:
+                if isinstance(held, dict) and not steps.take(_STEPS_OF_A_SHAPE * len(held)):
+                    return {}
                 shape = _parameter_shape(held, shape_of)
                 if shape is None:
                     return {}
@@ -134,13 +170,15 @@ def _names_by_order(
         return {}
     candidates: set[tuple[str, ...]] = set()
     for parameters in models:
+        if not steps.take(1):
+            return {}
         if len(parameters) != count:
             continue
         orders = [parameters]
         if len(shapes_of_groups) > 1:
             orders.append(sorted(parameters, key=lambda parameter: parameter[0]))
         for order in orders:
-            merges = _merges(order, shapes_of_groups)
+            merges = _merges(order, shapes_of_groups, steps)
             if merges is None:
                 return {}
             candidates.update(merges)
@@ -150,7 +188,7 @@ def _names_by_order(
 
 
 def _merges(
-    parameters: Parameters, groups: list[list[Shape | None]]
+    parameters: Parameters, groups: list[list[Shape | None]], steps: Steps
 ) -> list[tuple[str, ...]] | None:
     """The names by number where the parameters are the groups merged, in each a run of its own.
 
@@ -159,10 +197,12 @@ def _merges(
     # How many of each group have been used -> the group that the last parameter is in, and how
     # many ways there are, of which more than one are two.
     states: dict[tuple[int, ...], int] = {(0,) * len(groups): 1}
-    steps: list[dict[tuple[int, ...], int]] = []
+    trail: list[dict[tuple[int, ...], int]] = []
     for _, shape in parameters:
         following: dict[tuple[int, ...], int] = {}
         came_from: dict[tuple[int, ...], int] = {}
+        if not steps.take(len(states) * len(groups)):
+            return None
         for used, ways in states.items():
             for group, shapes in enumerate(groups):
                 at = used[group]
@@ -175,13 +215,13 @@ def _merges(
             return []
         if len(following) > _MERGES_AT_MOST:
             return None
-        steps.append(came_from)
+        trail.append(came_from)
         states = following
     ((used, ways),) = states.items()
     if ways > 1:
         return None
     names: list[list[str]] = [[] for _ in groups]
-    for (name, _), came_from in zip(reversed(parameters), reversed(steps), strict=True):
+    for (name, _), came_from in zip(reversed(parameters), reversed(trail), strict=True):
         group = came_from[used]
         names[group].append(name)
         used = (*used[:group], used[group] - 1, *used[group + 1 :])
@@ -192,9 +232,11 @@ def _parameter_shape(held: object, shape_of: ShapeOf) -> Shape | None:
     """The shape of the parameter whose state this is: of all tensors in it but the step."""
     if not isinstance(held, dict):
         return None
-    shapes = {
-        shape_of(value)
-        for key, value in held.items()
-        if isinstance(value, StoredTensor) and key != "step"
-    }
-    return shapes.pop() if len(shapes) == 1 else None
+    found: Shape | None = None
+    for key, value in held.items():
+        if isinstance(value, StoredTensor) and key != "step":
+            shape = shape_of(value)
+            if shape is None or found not in (None, shape):
+                return None
+            found = shape
+    return found

@@ -8,10 +8,36 @@ not supported".
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Look", "first_bytes", "hub_snapshot", "look_at", "some_of", "why_not"]
+__all__ = [
+    "NO_WEIGHTS",
+    "Look",
+    "begins_as_safetensors",
+    "first_bytes",
+    "hub_snapshot",
+    "is_something_else",
+    "look_at",
+    "some_of",
+    "why_not",
+]
+
+#: How the names begin of what lies beside the weights in a training directory.
+NO_WEIGHTS = (
+    *("optim", "scheduler", "scaler", "rng_state", "random_states"),
+    *("train.", "training_args", "trainer_state", "training_state"),
+)
+
+# What files of these suffixes begin with, and others do not.
+_STARTS = {
+    ".npz": b"PK\x03\x04",
+    ".npy": b"\x93NUM",
+    ".gguf": b"GGUF",
+    ".pt": b"\x80\x02\x8a\x0a",
+    ".h5": b"\x89HDF",
+}
 
 # What a file begins with, and what people call such a file.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
@@ -25,7 +51,6 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 # Ends of file names, and why such a file makes no checkpoint of its directory.
 _NO_CHECKPOINTS: tuple[tuple[str, str], ...] = (
     (".distcp", "shards of a torch distributed checkpoint, whose .metadata is missing"),
-    (".npy", "a NumPy array, which is opened as a file; a directory of them is not"),
     (".h5", "HDF5 files are not supported"),
     (".hdf5", "HDF5 files are not supported"),
     (".msgpack", "Flax files are not supported"),
@@ -69,9 +94,35 @@ def look_at(path: str) -> Look:
 
 
 def first_bytes(path: str, count: int) -> bytes:
-    """The first ``count`` bytes of a file, or as many as there are."""
+    """The first ``count`` bytes of a file, or as many as there are; none of what is no file."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        # the first byte of a pipe may never come
+        return b""
     with open(path, "rb") as file:
         return file.read(count)
+
+
+def is_something_else(path: str, suffix: str) -> bool:
+    """Whether a file begins as one of another suffix does. Not where it is no file to look at."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        start = first_bytes(path, 8)
+    except OSError:
+        return False
+    # a length of 67 million bytes can begin so, but has zeros behind it
+    others = {begins for known, begins in _STARTS.items() if known != suffix}
+    if start[:4] in others and start[4:] != bytes(4):
+        return True
+    return suffix != ".safetensors" and begins_as_safetensors(path)
+
+
+def begins_as_safetensors(path: str) -> bool:
+    """Whether the file begins as safetensors does: a u64 length that fits, then ``{``."""
+    start = first_bytes(path, 9)
+    if len(start) < 9 or start[8:9] != b"{":
+        return False
+    return int.from_bytes(start[:8], "little") <= os.path.getsize(path) - 8
 
 
 def hub_snapshot(directory: str) -> str | None:
@@ -117,7 +168,7 @@ def why_not(path: str, formats: Sequence[str]) -> str:
                 return f"{path}: {description}"
             return f"{path}: {description}, which is not supported; {known} are"
     if start.lstrip().startswith(b"{"):
-        return f"{path}: a JSON file, but not a *.safetensors.index.json with a weight_map"
+        return f"{path}: a JSON file, but no index of shards, which has a weight_map"
     return f"{path}: not a checkpoint of a known format ({known} begin otherwise)"
 
 

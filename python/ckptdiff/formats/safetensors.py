@@ -13,27 +13,33 @@ import os
 from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
+from ckptdiff.formats.index import is_index, shards_of
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
+from ckptdiff.formats.recognise import (
+    begins_as_safetensors,
+    hub_snapshot,
+    is_something_else,
+    some_of,
+)
 
-__all__ = ["can_open", "open_checkpoint"]
+__all__ = ["can_open", "open_checkpoint", "open_index"]
 
 _INDEX_SUFFIX = ".safetensors.index.json"
 _FILE_SUFFIX = ".safetensors"
 _USUAL_INDEX = "model.safetensors.index.json"
-
-# An index opens with its metadata, so its weight_map key comes within this many bytes.
-_INDEX_PREFIX_BYTES = 65536
 
 
 def can_open(path: str) -> bool:
     """Whether ``path`` is a safetensors file, an index of some, or a directory with either."""
     if os.path.isdir(path):
         directory = hub_snapshot(path) or path
-        return any(name.endswith((_INDEX_SUFFIX, _FILE_SUFFIX)) for name in os.listdir(directory))
+        names = os.listdir(directory)
+        return any(name.endswith(_INDEX_SUFFIX) for name in names) or bool(_files(directory, names))
     if not os.path.isfile(path):
         return False
-    return path.endswith((_INDEX_SUFFIX, _FILE_SUFFIX)) or _has_header(path) or _is_index(path)
+    if path.endswith(_INDEX_SUFFIX) or begins_as_safetensors(path) or _is_index(path):
+        return True
+    return path.endswith(_FILE_SUFFIX) and not is_something_else(path, _FILE_SUFFIX)
 
 
 def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
@@ -44,11 +50,33 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     """
     options.refuse_key(path, "safetensors")
     file = _file_to_read(path)
-    if file.endswith(_INDEX_SUFFIX) or (not file.endswith(_FILE_SUFFIX) and _is_index(file)):
-        manifest = Manifest.from_safetensors_index(file)
-    else:
-        manifest = Manifest.from_safetensors(file)
+    if file.endswith(_INDEX_SUFFIX) or (not begins_as_safetensors(file) and _is_index(file)):
+        return open_index(path, file)
+    return Checkpoint(Manifest.from_safetensors(file), path=path, format="safetensors")
+
+
+def open_index(path: str, index: str) -> Checkpoint:
+    """Open the shards of an index, some of which may be torch files, as the checkpoint ``path``."""
+    try:
+        manifest = Manifest.from_safetensors_index(index)
+    except InvalidCheckpointError:
+        if not _names_other_files(index):
+            raise
+        from ckptdiff.formats import torch
+
+        return torch.open_index(path, index)
     return Checkpoint(manifest, path=path, format="safetensors")
+
+
+def _names_other_files(index: str) -> bool:
+    """Whether a shard is a file that does not begin as safetensors do."""
+    try:
+        return any(
+            is_something_else(shard.path, _FILE_SUFFIX) and not begins_as_safetensors(shard.path)
+            for shard in shards_of(index)
+        )
+    except (InvalidCheckpointError, CheckpointNotFoundError):
+        return False
 
 
 def _file_to_read(path: str) -> str:
@@ -64,7 +92,7 @@ def _file_to_read(path: str) -> str:
         raise InvalidCheckpointError(
             f"{directory}: holds {len(indexes)} indexes ({some_of(indexes)}); name the one to read"
         )
-    files = indexes or [name for name in names if name.endswith(_FILE_SUFFIX)]
+    files = indexes or _files(directory, names)
     if not files:
         raise CheckpointNotFoundError(f"{directory}: no safetensors file in this directory")
     if len(files) > 1:
@@ -75,16 +103,15 @@ def _file_to_read(path: str) -> str:
     return os.path.join(directory, files[0])
 
 
-def _has_header(path: str) -> bool:
-    """Whether the file begins as safetensors does: a u64 length that fits, then ``{``."""
-    start = first_bytes(path, 9)
-    if len(start) < 9 or start[8:9] != b"{":
-        return False
-    return int.from_bytes(start[:8], "little") <= os.path.getsize(path) - 8
+def _files(directory: str, names: list[str]) -> list[str]:
+    """The names of safetensors files among these, without what has other content."""
+    return [
+        name
+        for name in names
+        if name.endswith(_FILE_SUFFIX)
+        and not is_something_else(os.path.join(directory, name), _FILE_SUFFIX)
+    ]
 
 
 def _is_index(path: str) -> bool:
-    if path.endswith(".bin.index.json"):
-        return False
-    start = first_bytes(path, _INDEX_PREFIX_BYTES)
-    return start.lstrip().startswith(b"{") and b'"weight_map"' in start
+    return not path.endswith(".bin.index.json") and is_index(path)

@@ -11,37 +11,46 @@ span, elsewhere the core gathers it. Tensors that are the same view of one stora
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
-from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
+from ckptdiff.errors import InvalidCheckpointError
+from ckptdiff.formats.index import Shard, is_index, shards_of
 from ckptdiff.formats.inert import DType, Storage, StoredTensor, UnsupportedTensor
-from ckptdiff.formats.nested import Tensor, flatten, models_in
+from ckptdiff.formats.nested import Flattened, Tensor, flatten, models_in
 from ckptdiff.formats.optimizer import Parameters
-from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, hub_snapshot, some_of
-from ckptdiff.formats.torch_file import is_torch_file, read_torch_file
+from ckptdiff.formats.options import WEIGHTS, OpenOptions
+from ckptdiff.formats.recognise import (
+    NO_WEIGHTS,
+    begins_as_safetensors,
+    first_bytes,
+    hub_snapshot,
+    some_of,
+)
+from ckptdiff.formats.torch_file import is_torch_file, read_constants, read_torch_file
 
-__all__ = ["View", "can_open", "models_of", "open_checkpoint", "open_optimizer", "view_of"]
+__all__ = [
+    "View",
+    "can_open",
+    "models_of",
+    "open_checkpoint",
+    "open_index",
+    "open_optimizer",
+    "view_of",
+]
 
 _INDEX_SUFFIX = ".bin.index.json"
 _USUAL_INDEX = "pytorch_model.bin.index.json"
 _FILE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 _SCRIPT_SUFFIXES = (".jit", ".ts", ".torchscript")
 _USUAL_FILES = ("pytorch_model.bin", "model.pt")
-# What lies beside the weights in a training directory, by the names that trainers give it.
-_NO_WEIGHTS = ("optim", "scheduler", "scaler", "rng_state", "random_states", "training_args")
-_INDEX_BYTES_AT_MOST = 100_000_000
 _RANK_AT_MOST = 64
 _ELEMENTS_AT_MOST = 2**63
 _PACKED = "F4"
 _FREE_GATHERED_BYTES = 16 << 20
-# Views of one storage among which twins are looked for: fused and flattened weights have some.
-_DIFFERENT_VIEWS_AT_MOST = 64
 
 Span: TypeAlias = tuple[int, int, int]
 # (name, dtype, shape, spans), as Manifest.from_spans takes it
@@ -54,12 +63,19 @@ def can_open(path: str) -> bool:
     """Whether ``path`` is a torch file by its content or its suffix, an index, or a directory."""
     if os.path.isdir(path):
         directory = hub_snapshot(path) or path
-        return bool(_indexes(directory) or _weight_files(directory))
+        if _indexes(directory):
+            return True
+        files = _weight_files(directory)
+        # where the usual file is something else, what is beside it is no weights
+        usual = [os.path.join(directory, name) for name in _USUAL_FILES if name not in files]
+        return bool(files) and not any(map(os.path.isfile, usual))
     if not os.path.isfile(path):
         return False
-    if path.endswith(_INDEX_SUFFIX):
-        return True
-    return _is_torch_file(path)
+    return path.endswith(_INDEX_SUFFIX) or _is_torch_file(path)
+
+
+def _is_index(path: str) -> bool:
+    return path.endswith(_INDEX_SUFFIX) or is_index(path)
 
 
 def _is_torch_file(path: str) -> bool:
@@ -82,12 +98,20 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     CheckpointNotFoundError where a shard is missing; ValueError where there is no such key.
     """
     file = _file_to_read(path)
-    if file.endswith(_INDEX_SUFFIX):
-        options.refuse_key(path, "an index of shards")
-        shards = list(_shards(file))
-    else:
-        shards = [_Shard(file, None)]
-    return _opened(path, file, shards, options, ())
+    if not _is_index(file):
+        return _opened(path, file, [Shard(file, None)], options, ())
+    options.refuse_key(path, "an index of shards")
+    return open_index(path, file)
+
+
+def open_index(path: str, index: str) -> Checkpoint:
+    """Open the shards of an index, some of which may be safetensors, as the checkpoint ``path``."""
+    shards = list(shards_of(index))
+    if shards and all(begins_as_safetensors(shard.path) for shard in shards):
+        from ckptdiff.formats import safetensors
+
+        return safetensors.open_index(path, index)
+    return _opened(path, index, shards, WEIGHTS, ())
 
 
 def open_optimizer(path: str, models: Sequence[Parameters]) -> Checkpoint:
@@ -95,15 +119,11 @@ def open_optimizer(path: str, models: Sequence[Parameters]) -> Checkpoint:
 
     Raises what :func:`open_checkpoint` does.
     """
-    return _opened(path, path, [_Shard(path, None)], OpenOptions(optimizer=True), models)
+    return _opened(path, path, [Shard(path, None)], OpenOptions(optimizer=True), models)
 
 
-def models_of(path: str) -> list[Parameters]:
-    """The weights at ``path`` in the order of the model; none where there are several shards."""
-    file = _file_to_read(path)
-    if file.endswith(_INDEX_SUFFIX):
-        # A tensor that is large has a shard of its own, out of its turn.
-        return []
+def models_of(file: str) -> list[Parameters]:
+    """The weights in a torch file, in the order of the model."""
     held = read_torch_file(file)
     return models_in(
         held.value, source=file, pickle_bytes=held.pickle_bytes, shape_of=_shape_or_none
@@ -113,7 +133,7 @@ def models_of(path: str) -> list[Parameters]:
 def _opened(
     path: str,
     file: str,
-    shards: Sequence[_Shard],
+    shards: Sequence[Shard],
     options: OpenOptions,
     models: Sequence[Parameters],
 ) -> Checkpoint:
@@ -130,20 +150,13 @@ def _opened(
         collected.metadata,
         collected.strided,
     )
-    notes = []
+    notes = collected.notes
     if collected.left_out:
         notes.append(
             f"{collected.left_out:,} tensors are the state of training (optimizer …) and left "
             "out; --optimizer includes them"
         )
     return Checkpoint(manifest, path=path, format="torch", tied=collected.tied, notes=notes)
-
-
-class _Shard(NamedTuple):
-    """A file and the tensors of it that count: those that the index names, or None for all."""
-
-    path: str
-    names: Sequence[str] | None
 
 
 class _Collected:
@@ -159,10 +172,14 @@ class _Collected:
         self.metadata: dict[str, str] = {}
         self.tied: dict[str, str] = {}
         self.left_out = 0
+        self.notes: list[str] = []
 
-    def tensors_of(self, source: int, shard: _Shard, index: str) -> Iterator[Plain]:
+    def tensors_of(self, source: int, shard: Shard, index: str) -> Iterator[Plain]:
         """The tensors of a shard that are spans; the others go to ``strided``."""
         path = shard.path
+        if shard.names is not None and begins_as_safetensors(path):
+            yield from _of_safetensors(source, path, shard.names, index)
+            return
         # Whatever the index names counts, so nothing is left out before it is asked.
         options = self.options if shard.names is None else OpenOptions(optimizer=True)
         file = read_torch_file(path)
@@ -174,7 +191,10 @@ class _Collected:
             shape_of=_shape_or_none,
             models=self.models,
         )
+        is_script = file.is_script
         del file
+        if is_script and shard.names is None and self.options.key is None:
+            self._add_constants(path, flattened)
         self.metadata |= flattened.metadata
         self.left_out += flattened.left_out
         tensors = flattened.tensors
@@ -207,6 +227,27 @@ class _Collected:
                 )
             self.strided.append((name, view.dtype, view.shape, source, view.offset, view.strides))
 
+    def _add_constants(self, path: str, flattened: Flattened) -> None:
+        """The constants of a TorchScript module that has no other tensors, or a note of them."""
+        file = read_constants(path)
+        constants = flatten(
+            {"constants": file.value},
+            source=path,
+            options=WEIGHTS,
+            pickle_bytes=file.pickle_bytes,
+            shape_of=_shape_or_none,
+        ).tensors
+        if not constants:
+            return
+        what = "1 tensor" if len(constants) == 1 else f"{len(constants):,} tensors"
+        if flattened.tensors:
+            self.notes.append(f"left out: {what} in the code of this TorchScript archive")
+        else:
+            flattened.tensors.extend(constants)
+            self.notes.append(
+                f"a frozen TorchScript module: {what} are constants of its code, known by number"
+            )
+
 
 def _named(
     tensors: Sequence[tuple[str, Tensor]], names: Sequence[str], path: str, index: str
@@ -215,11 +256,26 @@ def _named(
     held = dict(tensors)
     missing = next((name for name in names if name not in held), None)
     if missing is not None:
-        raise InvalidCheckpointError(
-            f"{index}: tensor {missing[:200]!r} should be in shard "
-            f"{os.path.basename(path)!r}, which has no such tensor"
-        )
+        raise _missing(missing, path, index)
     return [(name, held[name]) for name in names]
+
+
+def _of_safetensors(source: int, path: str, names: Sequence[str], index: str) -> Iterator[Plain]:
+    """Those tensors of a shard that is safetensors, whatever its name says."""
+    manifest = Manifest.from_safetensors(path)
+    for name in names:
+        at = manifest.find(name)
+        if at is None:
+            raise _missing(name, path, index)
+        _, dtype, shape, _, spans = manifest.tensor(at)
+        yield name, dtype, shape, [(source, offset, length) for _, offset, length in spans]
+
+
+def _missing(name: str, path: str, index: str) -> InvalidCheckpointError:
+    return InvalidCheckpointError(
+        f"{index}: tensor {name[:200]!r} should be in shard "
+        f"{os.path.basename(path)!r}, which has no such tensor"
+    )
 
 
 class _Twins:
@@ -227,7 +283,8 @@ class _Twins:
 
     def __init__(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Count the views of each storage, of which most have one and are not looked at again."""
-        self._views: dict[str, list[tuple[str, tuple[object, ...]]]] = {}
+        # By the hash of a text, as those of tuples can be chosen, and texts of many views are long.
+        self._views: dict[int, tuple[str, StoredTensor]] = {}
         for _, tensor in tensors:
             if isinstance(tensor, StoredTensor) and isinstance(tensor.storage, Storage):
                 tensor.storage.root.views += 1
@@ -239,20 +296,19 @@ class _Twins:
         if storage.root.views == 1:
             return None
         identity = _identity(tensor)
-        views = self._views.setdefault(storage.key, [])
-        for first_name, first_identity in views:
-            if first_identity == identity:
-                return first_name
-        if len(views) < _DIFFERENT_VIEWS_AT_MOST:
-            views.append((name, identity))
-        return None
+        name_of_first, first = self._views.setdefault(hash(identity), (name, tensor))
+        if first is tensor:
+            return name_of_first if name_of_first != name else None
+        return name_of_first if _identity(first) == identity else None
 
 
-def _identity(tensor: StoredTensor) -> tuple[object, ...]:
+def _identity(tensor: StoredTensor) -> str:
+    """A text that two tensors have in common if they are the same view of the same bytes."""
     storage = tensor.storage
     assert isinstance(storage, Storage)
-    dtype = tensor.dtype if tensor.dtype is not None else storage.kind.dtype
-    return (storage.first, tensor.offset, tensor.shape, tensor.stride, dtype)
+    dtype = tensor.dtype if isinstance(tensor.dtype, DType) else storage.kind.dtype
+    view = f"{storage.first} {tensor.offset} {tensor.shape} {tensor.stride}"
+    return f"{view} {dtype.name if dtype else None} {storage.key}"
 
 
 class View(NamedTuple):
@@ -403,59 +459,7 @@ def _weight_files(directory: str) -> list[str]:
     names = sorted(
         name
         for name in os.listdir(directory)
-        if name.endswith(_FILE_SUFFIXES) and not name.startswith(_NO_WEIGHTS)
+        if name.endswith(_FILE_SUFFIXES) and not name.startswith(NO_WEIGHTS)
     )
     paths = ((name, os.path.join(directory, name)) for name in names)
     return [name for name, path in paths if os.path.isfile(path) and _is_torch_file(path)]
-
-
-def _shards(index: str) -> Iterator[_Shard]:
-    directory = os.path.dirname(index)
-    by_shard: dict[str, list[str]] = {}
-    for name, shard in _weight_map(index):
-        by_shard.setdefault(shard, []).append(name)
-    for shard, names in by_shard.items():
-        if not _is_inside(shard):
-            raise InvalidCheckpointError(
-                f"{index}: shard name {shard[:200]!r} leads out of the checkpoint's directory"
-            )
-        path = os.path.join(directory, shard)
-        if not os.path.exists(path):
-            raise CheckpointNotFoundError(
-                f"{index}: names shard {shard[:200]!r}, which does not exist"
-            )
-        if not os.path.isfile(path):
-            raise InvalidCheckpointError(f"{path}: expected a regular file")
-        yield _Shard(path, names)
-
-
-def _is_inside(shard: str) -> bool:
-    parts = shard.split("/")
-    return not ({"", ".", ".."} & set(parts)) and "\0" not in shard and "\\" not in shard
-
-
-def _weight_map(index: str) -> Iterator[tuple[str, str]]:
-    """Tensor names and shards of an index, checked."""
-    if os.path.getsize(index) > _INDEX_BYTES_AT_MOST:
-        raise InvalidCheckpointError(f"{index}: an index of more than 100 MB")
-    with open(index, "rb") as file:
-        text = file.read(_INDEX_BYTES_AT_MOST)
-    try:
-        document = json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise InvalidCheckpointError(f"{index}: not valid JSON: {reason[:200]}") from None
-    weight_map = document.get("weight_map") if isinstance(document, dict) else None
-    if not isinstance(weight_map, dict):
-        raise InvalidCheckpointError(f"{index}: expected a weight_map of names to shards")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str):
-            raise InvalidCheckpointError(f"{index}: tensor {name[:200]!r} has no shard")
-        yield name, shard
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a name stands in it twice")
-    return made

@@ -2,7 +2,9 @@
 
 Since 1.6 that is a zip archive of ``NAME/data.pkl``, whose tensors refer to storages by key, and of
 ``NAME/data/KEY``, their bytes, not compressed. A TorchScript archive is the same with code beside
-it, which is not looked at; its ``data.pkl`` is the module as an object of a class ``__torch__.…``.
+it, which is not looked at; its ``data.pkl`` is the module as an object of a class ``__torch__.…``,
+and ``constants.pkl`` has the tensors that its code refers to, whose bytes are
+``NAME/constants/KEY``. Freezing a module makes all its parameters such constants.
 
 Before 1.6, and with ``_use_new_zipfile_serialization=False`` since, it is a row of pickles: a magic
 number, a protocol version, facts about the machine, the value, the keys of its storages; then, in
@@ -29,15 +31,19 @@ from ckptdiff.formats.inert import (
     sharing_shapes,
     unpickle,
 )
-from ckptdiff.formats.zip import Archive, Record, begins_as_zip
+from ckptdiff.formats.zip import DESCRIPTOR_SIGNATURE, Archive, Record, begins_as_zip
 
-__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_torch_file"]
+__all__ = ["TorchFile", "TorchItems", "is_torch_file", "read_constants", "read_torch_file"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL_VERSION = 1001
 # The magic number as a pickle has it, behind the opcodes for protocol and frame.
 _MAGIC_PICKLED = b"\x8a\x0a" + _MAGIC.to_bytes(10, "little")
 _MAGIC_WITHIN = 32
+
+_CONSTANTS = "constants"
+_SERIALIZATION_ID = ".data/serialization_id"
+_FORM_BYTES_AT_MOST = 1 << 13
 
 # A pickle of two million tensors.
 _PICKLE_BYTES_AT_MOST = 1 << 29
@@ -53,6 +59,8 @@ class TorchFile(NamedTuple):
 
     value: object
     pickle_bytes: int
+    #: whether it is a TorchScript archive, which may have constants
+    is_script: bool = False
 
 
 def is_torch_file(path: str) -> bool:
@@ -79,11 +87,29 @@ def read_torch_file(path: str) -> TorchFile:
         return _read_legacy(file, path)
 
 
+def read_constants(path: str) -> TorchFile:
+    """The tensors that the code of a TorchScript archive refers to.
+
+    Raises what :func:`read_torch_file` does.
+    """
+    with open(path, "rb") as file:
+        archive = Archive(file, path)
+        folder = _folder(archive)
+        data = archive.read(f"{folder}/{_CONSTANTS}.pkl", at_most=_PICKLE_BYTES_AT_MOST)
+        storages: dict[str, Storage] = {}
+        unpickled = unpickle(
+            data, source=path, known=TORCHSCRIPT, persistent_load=_storage_loader(storages)
+        )
+        _place_all(archive, f"{folder}/{_CONSTANTS}", storages)
+        return TorchFile(unpickled.value, unpickled.end)
+
+
 class TorchItems:
     """Reads torch zip files that are parts of files, as distributed checkpoints have them.
 
     There can be a million, of one tensor each, and a model has few different shapes: an item whose
-    pickle is, byte for byte, that of an earlier one is not unpickled again.
+    pickle is, byte for byte, that of an earlier one is not unpickled again. And one that has, apart
+    from the elements, the bytes of an earlier one has the same archive, which is not read again.
     """
 
     _KEPT_AT_MOST = 256
@@ -91,6 +117,8 @@ class TorchItems:
 
     def __init__(self) -> None:
         self._kept: dict[bytes, StoredTensor] = {}
+        # by size, since most that are as large have one shape
+        self._forms: dict[int, _Form] = {}
 
     def read(self, file: BinaryIO, path: str, offset: int, size: int) -> object:
         """Read the value of the item of ``size`` bytes at ``offset``.
@@ -98,6 +126,9 @@ class TorchItems:
         Its storages know where they lie in the whole file. Raises what :func:`read_torch_file`
         does.
         """
+        form = self._forms.get(size)
+        if form is not None and form.fits(file, offset):
+            return form.at(offset)
         archive = Archive(file, path, start=offset, size=size)
         layout = _layout(archive)
         if layout.pickle.size > _ITEM_PICKLE_BYTES_AT_MOST:
@@ -111,20 +142,109 @@ class TorchItems:
             value = unpickle(
                 data, source=path, known=_KNOWN, persistent_load=_storage_loader(storages)
             ).value
-            self._keep(data, value, len(storages))
-        _place_all(archive, layout.folder, storages)
+            self._keep(data, value, storages)
+        _place_all(archive, f"{layout.folder}/data", storages)
+        if form is None and len(self._forms) < self._KEPT_AT_MOST and _is_alone(value, storages):
+            assert isinstance(value, StoredTensor)
+            made = _Form.of(value, archive, file, offset)
+            if made is not None:
+                self._forms[size] = made
         return value
 
-    def _keep(self, data: bytes, value: object, storages: int) -> None:
+    def _keep(self, data: bytes, value: object, storages: Mapping[str, Storage]) -> None:
         if (
-            isinstance(value, StoredTensor)
-            and isinstance(value.storage, Storage)
-            and value.storage.base is None
-            and storages == 1
+            _is_alone(value, storages)
             and len(data) <= self._KEPT_BYTES_AT_MOST
             and len(self._kept) < self._KEPT_AT_MOST
         ):
+            assert isinstance(value, StoredTensor)
             self._kept[data] = _copied(value, {})
+
+
+def _is_alone(value: object, storages: Mapping[str, Storage]) -> bool:
+    """Whether this is one tensor, of the only storage that there is."""
+    return (
+        isinstance(value, StoredTensor)
+        and isinstance(value.storage, Storage)
+        and value.storage.base is None
+        and len(storages) == 1
+    )
+
+
+class _Form(NamedTuple):
+    """The bytes of an item around its elements, apart from those that say nothing of its place.
+
+    These are checksums, which nobody reads of what is stored, and the id that torch gives a file.
+    An item of which all others are the same is the same archive with other elements.
+    """
+
+    tensor: StoredTensor
+    #: (offset in the item, bytes) of what must be the same
+    pieces: tuple[tuple[int, bytes], ...]
+    before: int
+    elements: int
+    after: int
+
+    @classmethod
+    def of(
+        cls, tensor: StoredTensor, archive: Archive, file: BinaryIO, offset: int
+    ) -> _Form | None:
+        """That of an item at ``offset`` which has been read; None where it is not worth keeping."""
+        storage = tensor.storage
+        assert isinstance(storage, Storage)
+        before, end = storage.offset - offset, storage.offset - offset + storage.size
+        after = archive.size - end
+        if before + after > _FORM_BYTES_AT_MOST:
+            return None
+        ignored = [*archive.checksums(), (before, storage.size)]
+        for name in archive:
+            try:
+                record = archive.stored(name)
+            except InvalidCheckpointError:
+                return None
+            record_at = record.offset - offset
+            if name.endswith(_SERIALIZATION_ID):
+                ignored.append((record_at, record.size))
+            behind = record_at + record.size
+            if os.pread(file.fileno(), 4, offset + behind) == DESCRIPTOR_SIGNATURE:
+                # which has the checksum once more
+                ignored.append((behind + 4, 4))
+        pieces = []
+        at = 0
+        for start, length in sorted(ignored):
+            pieces.append((at, start - at))
+            at = max(at, start + length)
+        pieces.append((at, archive.size - at))
+        held = tuple(
+            (start, os.pread(file.fileno(), length, offset + start))
+            for start, length in pieces
+            if length > 0
+        )
+        return cls(_copied(tensor, {}), held, before, storage.size, after)
+
+    def fits(self, file: BinaryIO, offset: int) -> bool:
+        """Whether the item at ``offset``, of the same size, is this with other elements."""
+        descriptor = file.fileno()
+        behind = self.before + self.elements
+        head = os.pread(descriptor, self.before, offset)
+        tail = os.pread(descriptor, self.after, offset + behind)
+        if len(tail) != self.after:
+            return False
+        for start, piece in self.pieces:
+            if start < self.before:
+                if not head.startswith(piece, start):
+                    return False
+            elif not tail.startswith(piece, start - behind):
+                return False
+        return True
+
+    def at(self, offset: int) -> StoredTensor:
+        """The tensor of an item that fits."""
+        tensor = _copied(self.tensor, {})
+        storage = tensor.storage
+        assert isinstance(storage, Storage)
+        storage.offset, storage.size = offset + self.before, self.elements
+        return tensor
 
 
 def _copied(tensor: StoredTensor, storages: dict[str, Storage]) -> StoredTensor:
@@ -157,7 +277,7 @@ def _read_zip(file: BinaryIO, path: str) -> TorchFile:
     if layout.pickle.size >= _LARGE_PICKLE:
         give_back_freed_memory()
     _find_and_place(file, path, layout.folder, storages)
-    return TorchFile(unpickled.value, unpickled.end)
+    return TorchFile(unpickled.value, unpickled.end, layout.known is TORCHSCRIPT)
 
 
 def _find_and_place(
@@ -187,7 +307,7 @@ def _find_and_place(
 def _place_all(archive: Archive, folder: str, storages: Mapping[str, Storage]) -> None:
     path = archive.path
     for key, storage in storages.items():
-        name = f"{folder}/data/{key}"
+        name = f"{folder}/{key}"
         if name not in archive:
             raise _without_record(path, key)
         record = archive.stored(name)
@@ -204,19 +324,24 @@ class _Layout(NamedTuple):
     pickle: Record
 
 
-def _layout(archive: Archive) -> _Layout:
-    path = archive.path
+def _folder(archive: Archive) -> str:
     folders = _folders(archive)
     if len(folders) != 1:
         found = f"{len(folders)} of them" if folders else "none"
         raise InvalidCheckpointError(
-            f"{path}: expected a data.pkl, as torch writes it, in this zip archive; found {found}"
+            f"{archive.path}: expected a data.pkl, as torch writes it, in this zip archive; found "
+            f"{found}"
         )
-    folder = folders[0]
+    return folders[0]
+
+
+def _layout(archive: Archive) -> _Layout:
+    path = archive.path
+    folder = _folder(archive)
     byte_order = f"{folder}/byteorder"
     if byte_order in archive and archive.read(byte_order, at_most=64) != b"little":
         raise InvalidCheckpointError(f"{path}: written on a big-endian machine: not supported")
-    known = TORCHSCRIPT if f"{folder}/constants.pkl" in archive else _KNOWN
+    known = TORCHSCRIPT if f"{folder}/{_CONSTANTS}.pkl" in archive else _KNOWN
     pickle = archive.stored(f"{folder}/data.pkl")
     if pickle.size > _PICKLE_BYTES_AT_MOST:
         raise InvalidCheckpointError(

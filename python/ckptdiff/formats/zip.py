@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from ckptdiff.errors import InvalidCheckpointError
 
-__all__ = ["DEFLATED", "STORED", "Archive", "Record", "begins_as_zip"]
+__all__ = ["DEFLATED", "DESCRIPTOR_SIGNATURE", "STORED", "Archive", "Record", "begins_as_zip"]
 
 STORED = 0
 DEFLATED = 8
@@ -32,6 +32,13 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _ZIP64_END = struct.Struct("<4sQ2H2I4Q")
 _ZIP64_LOCATOR = struct.Struct("<4sIQI")
+
+_LOCAL_CRC = 14
+_CENTRAL_CRC = 16
+_CRC_BYTES = 4
+
+#: of what can follow a record's bytes, and is not looked at
+DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _CENTRAL_SIGNATURE = b"PK\x01\x02"
@@ -106,6 +113,7 @@ class Archive:
         self._stored_sizes = array("Q")
         self._sizes = array("Q")
         self._crcs = array("I")
+        self._crcs_at = array("Q")
         self._methods = array("H")
         self._flags = array("H")
         self._directory_at, directory_size, count = self._find_directory()
@@ -120,6 +128,17 @@ class Archive:
 
     def __len__(self) -> int:
         return len(self._indices)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the archive, of which there may be more around it in the file."""
+        return self._size
+
+    def checksums(self) -> Iterator[tuple[int, int]]:
+        """Where in the archive each record's CRC is, with its length: twice for each record."""
+        for header_at in self._headers:
+            yield header_at + _LOCAL_CRC, _CRC_BYTES
+        yield from ((at, _CRC_BYTES) for at in self._crcs_at)
 
     def record(self, name: str) -> Record:
         """Where the record of that name lies, by its local header. Raises KeyError for none.
@@ -259,6 +278,7 @@ class Archive:
                 left = left - len(part) if part else 0
             if at + _CENTRAL.size > len(directory):
                 raise self._no_archive(f"a directory of {index} records instead of {count}")
+            entry_at = at + _CENTRAL_CRC
             fields = _CENTRAL.unpack_from(directory, at)
             flags, method, stored_size, full_size = fields[3], fields[4], fields[8], fields[9]
             name_length, extra_length, comment_length = fields[10:13]
@@ -288,6 +308,7 @@ class Archive:
             self._stored_sizes.append(stored_size)
             self._sizes.append(full_size)
             self._crcs.append(fields[7])
+            self._crcs_at.append(self._directory_at + size - left - len(directory) + entry_at)
             self._methods.append(method)
             self._flags.append(flags)
         if at != len(directory) or left > 0:

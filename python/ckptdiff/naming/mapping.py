@@ -42,6 +42,8 @@ Item: TypeAlias = tuple[str, int] | tuple[str, Shape, tuple[Taken, ...]]
 
 _WRAPPERS = "wrappers"
 
+_TWICE = -1
+
 #: Dtypes of which any run of elements is a run of bytes.
 _PLAIN = frozenset(
     {
@@ -137,16 +139,31 @@ def find_map(
     if layouts is None:
         layouts = recognised(model_a), recognised(model_b)
     layout_a, layout_b = layouts
-    held = _held((index, _content(model_a, index, layout_a)) for index in left_a)
-    made = _all_made(model_a, model_b, left_b, layout_b, held)
+    made: dict[int, int | _Made] = {}
+    if layout_a is layout_b:
+        # there can be a million of these, and what is in them is no question
+        made.update(_by_stripped_name(model_a, model_b, left_a, left_b))
+        alike = set(made.values())
+        left_a = [index for index in left_a if index not in alike]
+        left_b = [index for index in left_b if index not in made]
+        del alike
+    only_wrappers = True
+    if left_a and left_b:
+        held = _held((index, _content(model_a, index, layout_a)) for index in left_a)
+        rest = _all_made(model_a, model_b, left_b, layout_b, held)
+        only_wrappers = all(
+            model_a.stripped(one if isinstance(one, int) else one.parts[0].tensor)
+            == model_b.stripped(index)
+            for index, one in rest.items()
+        )
+        made.update(rest)
+        del held, rest
     if not made:
         return None
-    del held
     items: list[Item] = []
     origins: dict[str, str] = {}
     used_whole: set[int] = set()
     used_parts: dict[int, set[str]] = {}
-    only_wrappers = True
     item: Item
     for index_b, one in made.items():
         if isinstance(one, int):
@@ -159,14 +176,12 @@ def find_map(
         items.append(item)
         if item[0] != model_a.names[first] or len(item) > 2:
             origins[item[0]] = model_a.names[first]
-        if only_wrappers and model_a.stripped(first) != model_b.stripped(index_b):
-            only_wrappers = False
     for index, name in enumerate(model_a.names):
         if index in used_parts:
             content = _content(model_a, index, layout_a)
-            for rest in _left_over(name, index, content, used_parts[index]):
-                items.append(rest)
-                origins[rest[0]] = name
+            for left in _left_over(name, index, content, used_parts[index]):
+                items.append(left)
+                origins[left[0]] = name
         elif index not in used_whole:
             items.append((name, index))
     map_name = (
@@ -183,6 +198,22 @@ def mapped(checkpoint: Checkpoint, name_map: AnyMap) -> Checkpoint:
     Raises ValueError where the rules of a map file do not fit it.
     """
     return name_map.applied_to(checkpoint)
+
+
+def _by_stripped_name(
+    model: Model, target: Model, unpaired: Sequence[int], wanted: Sequence[int]
+) -> dict[int, int]:
+    """What each tensor of the target is but for wrappers, unless a side has two of a name."""
+    places: dict[str, int] = {}
+    for index in wanted:
+        name = target.stripped(index)
+        places[name] = _TWICE if name in places else index
+    found: dict[int, int] = {}
+    for index in unpaired:
+        place = places.get(model.stripped(index), _TWICE)
+        if place != _TWICE:
+            found[place] = _TWICE if place in found else index
+    return {place: index for place, index in found.items() if index != _TWICE}
 
 
 def _content(model: Model, index: int, layout: Layout | None) -> _Content:

@@ -8,7 +8,7 @@ way to write them: ``stage2-ingredient1-step11931-tokens50B`` (OLMo 2), ``step-4
 - Nothing is a number of tokens unless it stands after the step: ``TinyLlama-1.1B`` is a model's
   size. Tokens are rounded in a label, so :attr:`Revision.tokens_unit` says to what.
 - ``+`` joins what a soup was averaged of: ``stage2-ingredient1+2-step23842`` is made of two
-  ingredients, ``step11921+11000+10000`` of three steps.
+  ingredients, ``step11921+11000+10000`` of three steps. One can also be called a soup, and no more.
 - ``ckpt_356`` (Amber) counts checkpoints, not steps.
 """
 
@@ -41,6 +41,7 @@ _TOKENS = re.compile(
     rf"(?<![a-z0-9])(?:tokens?[-_=]?({_DIGITS}(?:\.{_DIGITS})?)([kmbt]?)"
     rf"|({_DIGITS}(?:\.{_DIGITS})?)([bt]))t?(?![a-z0-9])"
 )
+_SOUP = re.compile(r"(?<![a-z0-9])soups?(?![a-z0-9])")
 _LONG_CONTEXT = re.compile(r"(lc-.+?)[-_]step")
 
 
@@ -65,11 +66,12 @@ class Revision:
     tokens: int | None = None
     tokens_unit: int | None = None
     index: int | None = None
+    is_called_soup: bool = False
 
     @property
     def is_soup(self) -> bool:
         """Whether this is an average of several checkpoints."""
-        return len(self.ingredients) > 1 or len(self.steps) > 1
+        return self.is_called_soup or len(self.ingredients) > 1 or len(self.steps) > 1
 
     @property
     def says_nothing(self) -> bool:
@@ -110,6 +112,7 @@ def parse_revision(label: str) -> Revision:
         tokens=tokens,
         tokens_unit=unit,
         index=int(index[1]) if index else None,
+        is_called_soup=_SOUP.search(text) is not None,
     )
 
 

@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 from ckptdiff.render.screen import Screen
 
-__all__ = ["Cell", "Column", "Strip", "cut_middle", "display_width", "table_lines", "widest"]
+__all__ = [
+    "Cell",
+    "Column",
+    "Strip",
+    "cut_middle",
+    "display_width",
+    "dropped",
+    "table_lines",
+    "widest",
+]
 
 _GAP = "  "
 _NARROWEST_NAME = 16
@@ -98,6 +107,14 @@ def table_lines(
         rule = screen.text("─") * (sum(widths[number] for number in kept) + 2 * (len(kept) - 1))
         yield screen.style(rule, "dim")
         yield from _lines(columns, kept, widths, foot, screen)
+
+
+def dropped(columns: Sequence[Column], block: Sequence[Strip], screen: Screen) -> list[Column]:
+    """The columns that :func:`table_lines` has no room for, of a table of this one block."""
+    widths = [widest([screen.text(column.header)]) for column in columns]
+    _widen(widths, [_shown(strip, screen) for strip in block])
+    kept, _ = _fit(columns, widths, screen.width)
+    return [column for number, column in enumerate(columns) if number not in kept]
 
 
 def display_width(text: str) -> int:

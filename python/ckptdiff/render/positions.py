@@ -6,6 +6,7 @@ The JSON schema is ``ckptdiff.where/1``, see docs/json.md.
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
@@ -16,7 +17,7 @@ from ckptdiff.render.escape import escape
 from ckptdiff.render.layout import Column, Strip, table_lines, widest
 from ckptdiff.render.markdown import code
 from ckptdiff.render.screen import Screen
-from ckptdiff.render.units import human_count
+from ckptdiff.render.units import human_tokens
 
 __all__ = ["table_of_positions", "write_csv", "write_json", "write_markdown"]
 
@@ -35,6 +36,8 @@ _FIELDS = {
 # In a table a column is as wide as its head; and where that is too wide, these go in this order.
 _HEADS = {"stage_tokens": "in stage"}
 _PRIORITIES = {"sources": 4, "phase": 3, "steps": 2, "stage_tokens": 1}
+# That nobody knows a field is the first that a narrow table need not say.
+_UNKNOWN_PRIORITY = 5
 _ALWAYS_SHOWN = ("stage", "step", "tokens", "learning_rate")
 _COUNTS = ("tokens", "stage_tokens")
 _CSV_FIELDS = (
@@ -113,17 +116,35 @@ def _in_full(position: TrainingPosition, screen: Screen) -> Iterator[str]:
 def _as_rows(positions: Sequence[TrainingPosition], screen: Screen) -> Iterator[str]:
     shown = _shown_fields(positions)
     columns = [Column("checkpoint", flexible=True)]
+    known = {name for position in positions for name in position.sources}
     columns += [
-        Column(_HEADS.get(name, _FIELDS[name]), right=True, priority=_PRIORITIES.get(name, 0))
+        Column(
+            _HEADS.get(name, _FIELDS[name]),
+            right=True,
+            priority=_PRIORITIES.get(name, 0) if name in known else _UNKNOWN_PRIORITY,
+        )
         for name in shown
     ]
     columns.append(Column("read from", priority=_PRIORITIES["sources"]))
-    paths = [escape(position.path) for position in positions]
+    folder, paths = _in_folder([position.path for position in positions])
+    if folder:
+        yield screen.text(f"in {escape(folder)}")
+        yield ""
+    paths = [escape(path) for path in paths]
     styles = ["bold red" if position.conflicts else "" for position in positions]
     strips = [Strip(paths, styles)]
     strips += [Strip([_short(position, name) for position in positions]) for name in shown]
     strips.append(Strip([escape(_sources(position)) for position in positions], "dim"))
     yield from table_lines(columns, [strips], screen, widest_name=widest(paths))
+
+
+def _in_folder(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """The directory that all are in, and what they are in it: what tells them apart is the end."""
+    folders = {os.path.dirname(path.rstrip(os.sep)) for path in paths}
+    folder = folders.pop() if len(folders) == 1 else ""
+    if not folder:
+        return "", list(paths)
+    return folder, [os.path.basename(path.rstrip(os.sep)) for path in paths]
 
 
 def _shown_fields(positions: Sequence[TrainingPosition]) -> list[str]:
@@ -143,8 +164,7 @@ def _is_worth_showing(position: TrainingPosition, name: str) -> bool:
 def _short(position: TrainingPosition, name: str) -> str:
     value = getattr(position, name)
     if name in _COUNTS and value is not None:
-        # a billion tokens is B to whoever trains
-        return human_count(value).replace("G", "B")
+        return human_tokens(value)
     return _exact(position, name)
 
 

@@ -4,6 +4,11 @@
 ``checkpoints.csv``    a row per checkpoint: where training stood
 ``updates.csv``        ``level, row, checkpoint, quantity, value``
 ``distances.csv``      ``level, row, a, b, distance``, each pair once
+``rows.csv``           a row per row of a level: its size, its diffusion exponent
+``components.csv``     ``level, row, component, explained``, of three principal components
+``coordinates.csv``    ``level, row, component, checkpoint, coordinate``, in those
+``stats.csv``          ``level, row, checkpoint``, and the columns of stats
+``diffs.csv``          the same with the columns of a diff from the parent
 ``events.csv``         where training was unstable or turned
 ``problems.csv``       what is wrong with the series, and notes
 ``picked.csv``         checkpoints that represent it, where some were asked for
@@ -19,12 +24,15 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from itertools import combinations
+from typing import Literal
+
+import numpy as np
 
 from ckptdiff.atomic import atomic_text
-from ckptdiff.dynamics.data import ROOT, SeriesCheckpoint
+from ckptdiff.dynamics.data import ROOT, Floats, SeriesCheckpoint
 from ckptdiff.dynamics.evals import Correlation
 from ckptdiff.dynamics.report import Level, SeriesReport
 from ckptdiff.dynamics.trajectory import QUANTITIES
@@ -39,7 +47,7 @@ Row = Sequence[object]
 def write(report: SeriesReport, folder: str, *, by: Level, pick: int) -> list[str]:
     """Write the files, each completely or not at all, and return their paths.
 
-    ``updates`` and ``distances`` are of the total and of level ``by``. Raises OSError.
+    What has a column ``level`` is of the total and of level ``by``. Raises OSError.
     """
     labels = [checkpoint.label for checkpoint in report.checkpoints]
     levels: list[Level] = list(dict.fromkeys(("total", by)))
@@ -50,6 +58,14 @@ def write(report: SeriesReport, folder: str, *, by: Level, pick: int) -> list[st
         ),
         "updates": (("level", "row", "checkpoint", "quantity", "value"), _updates(report, levels)),
         "distances": (("level", "row", "a", "b", "distance"), _distances(report, levels)),
+        "rows": (("level", "row", *_ROW_COLUMNS), _rows(report, levels)),
+        "components": (("level", "row", "component", "explained"), _components(report, levels)),
+        "coordinates": (
+            ("level", "row", "component", "checkpoint", "coordinate"),
+            _coordinates(report, levels),
+        ),
+        "stats": _columns(report, levels, "stats"),
+        "diffs": _columns(report, levels, "diffs"),
         "events": (
             ("checkpoint", "kind", "score", "evidence", "tensors"),
             (
@@ -127,6 +143,85 @@ def _distances(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
                 distance = distances[a][b]
                 if distance == distance:
                     yield level, row_name, labels[a], labels[b], _number(distance)
+
+
+_ROW_COLUMNS = ("numel", "finite", "clock", "diffusion_exponent")
+
+
+def _rows(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
+    for name in levels:
+        level, trajectory = report.level(name), report.trajectory(name)
+        of_each = zip(
+            level.names,
+            level.numel.tolist(),
+            level.finite.tolist(),
+            trajectory.diffusion_exponent.tolist(),
+            strict=True,
+        )
+        for row_name, numel, finite, exponent in of_each:
+            # an undefined exponent is empty, as the row says more
+            shown = None if exponent != exponent else _number(exponent)
+            yield name, row_name, numel, finite, trajectory.clock, shown
+
+
+def _components(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
+    for level in levels:
+        components = report.principal_components(level)
+        for row_name, of_row in zip(components.names, components.explained.tolist(), strict=True):
+            for number, share in enumerate(of_row, start=1):
+                if share == share:
+                    yield level, row_name, number, share
+
+
+def _coordinates(report: SeriesReport, levels: Sequence[Level]) -> Iterator[Row]:
+    labels = [checkpoint.label for checkpoint in report.checkpoints]
+    for level in levels:
+        components = report.principal_components(level)
+        for row_name, of_row in zip(components.names, components.coordinates, strict=True):
+            for number, of_component in enumerate(of_row.T.tolist(), start=1):
+                for label, coordinate in zip(labels, of_component, strict=True):
+                    if coordinate == coordinate:
+                        yield level, row_name, number, label, coordinate
+
+
+def _columns(
+    report: SeriesReport, levels: Sequence[Level], kind: Literal["stats", "diffs"]
+) -> tuple[Sequence[str], Iterator[Row]]:
+    """A table of the numeric columns of stats or of diffs, and its header."""
+    names = list(getattr(report.data.total, kind))
+
+    def rows() -> Iterator[Row]:
+        for name in levels:
+            level = report.level(name)
+            # a tensor is one, and has no such column
+            ones = np.ones((len(report), len(level.names)))
+            columns: Mapping[str, Floats] = {"tensors": ones, **getattr(level, kind)}
+            values = [columns[column] for column in names]
+            for row, row_name in enumerate(level.names):
+                for index, checkpoint in enumerate(report.checkpoints):
+                    if kind == "diffs" and checkpoint.parent == ROOT:
+                        continue
+                    of_row = zip(names, (float(one[index, row]) for one in values), strict=True)
+                    cells = [_cell(column, value) for column, value in of_row]
+                    yield name, row_name, checkpoint.label, *cells
+
+    return ("level", "row", "checkpoint", *names), rows()
+
+
+def _cell(column: str, value: float) -> object:
+    """A count without a point; what is not defined is empty, and a mean of nothing ``NaN``."""
+    if column in _COUNTS:
+        return int(value) if math.isfinite(value) else None
+    return _number(value)
+
+
+_COUNTS = frozenset(
+    {
+        "tensors", "numel", "bytes", "zeros", "negatives", "subnormals", "nan", "pos_inf",
+        "neg_inf", "saturated", "changed", "changed_bf16", "bits_changed", "sign_flips", "nan_a",
+        "nan_b", "inf_a", "inf_b", "nonfinite_mismatch", "out_of_tolerance", "max_ulp",
+    }
+)  # fmt: skip
 
 
 def _number(value: float) -> object:

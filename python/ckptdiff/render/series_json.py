@@ -13,12 +13,10 @@ from typing import Any, TextIO
 import numpy as np
 
 from ckptdiff.dynamics.report import Level, SeriesReport
-from ckptdiff.dynamics.trajectory import QUANTITIES, principal_components
+from ckptdiff.dynamics.trajectory import QUANTITIES
 from ckptdiff.render.json import Encoded, encode, write_object
 
 __all__ = ["write"]
-
-_COMPONENTS = 3
 
 
 def write(report: SeriesReport, stream: TextIO, *, by: Level, pick: int) -> None:
@@ -43,7 +41,6 @@ def _members(report: SeriesReport, by: Level, pick: int) -> Iterator[tuple[str, 
     )
     yield "checkpoints", (asdict(checkpoint) for checkpoint in report.checkpoints)
     yield "levels", (_level(report, level) for level in dict.fromkeys(("total", by)))
-    yield "principal_components", _components(report)
     yield (
         "events",
         (
@@ -78,6 +75,7 @@ def _level(report: SeriesReport, name: Level) -> Encoded:
     """One level, a line for each of its columns."""
     level = report.level(name)
     trajectory = report.trajectory(name)
+    components = report.principal_components(name)
     members: dict[str, object] = {
         "level": name,
         "names": list(level.names),
@@ -88,18 +86,16 @@ def _level(report: SeriesReport, name: Level) -> Encoded:
         "trajectory": _columns({name: getattr(trajectory, name) for name in QUANTITIES}),
         "clock": trajectory.clock,
         "diffusion_exponent": trajectory.diffusion_exponent.tolist(),
+        "principal_components": _object(
+            {
+                "coordinates": components.coordinates.tolist(),
+                "explained": components.explained.tolist(),
+            }
+        ),
         "distances": trajectory.distances.tolist(),
         "gram": level.gram.tolist(),
     }
     return _object(members)
-
-
-def _components(report: SeriesReport) -> dict[str, object]:
-    """The trajectory of the whole model in its first principal components."""
-    count = min(_COMPONENTS, len(report) - 1)
-    gram = report.data.total.gram[0]
-    coordinates, explained = principal_components(gram, report.data.parents, count)
-    return {"coordinates": coordinates.tolist(), "explained": explained.tolist()}
 
 
 def _columns(columns: Mapping[str, np.ndarray[Any, Any]]) -> Encoded:

@@ -8,7 +8,7 @@ checkpoints, and correlations with evaluations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,20 @@ from ckptdiff.dynamics.labels import short_labels
 from ckptdiff.dynamics.problems import Problem
 from ckptdiff.dynamics.report import Level, SeriesReport
 from ckptdiff.dynamics.trajectory import Trajectory
+from ckptdiff.naming.revisions import parse_revision
 from ckptdiff.render.bars import levels_line
 from ckptdiff.render.escape import escape
-from ckptdiff.render.layout import Cell, Column, Strip, display_width, table_lines
+from ckptdiff.render.layout import Cell, Column, Strip, display_width, dropped, table_lines
 from ckptdiff.render.screen import Screen
-from ckptdiff.render.units import exponential, human_count, percent, plural, scientific
+from ckptdiff.render.units import (
+    exponential,
+    human_count,
+    human_tokens,
+    percent,
+    plural,
+    scientific,
+    significant,
+)
 
 __all__ = ["lines"]
 
@@ -32,7 +41,10 @@ _EVENTS_AT_MOST = 20
 _PROBLEMS_AT_MOST = 10
 _CORRELATIONS_AT_MOST = 12
 _ROWS_AT_MOST = 40
-_MARKS_AT_MOST = 2
+# Of a checkpoint's events and problems, and where there is not the room.
+_MARKS_AT_MOST = (2, 1)
+# A longer label may be cut, and does not tell then what it tells.
+_LABEL_AT_MOST = 48
 _TENSORS_NAMED = 2
 _SPARKLINE_WIDTH = 24
 
@@ -96,54 +108,81 @@ def _heading(report: SeriesReport, screen: Screen) -> Iterator[str]:
 
 
 def _checkpoint_table(report: SeriesReport, screen: Screen) -> Iterator[str]:
+    """What a line is of always stands there; quantities go from the right where room is short."""
+    columns = [*_identity(report), *_quantities(report)]
+    for marks_at_most in _MARKS_AT_MOST:
+        shown = [*columns, (Column("", priority=4), _marks(report, marks_at_most))]
+        shown += _branches(report)
+        heads = [column for column, _ in shown]
+        strips = [Strip.of(cells) for _, cells in shown]
+        hidden = dropped(heads, strips, screen)
+        if not hidden:
+            break
+    yield from table_lines(heads, [strips], screen)
+    if names := [screen.text(column.header) for column in hidden if column.header]:
+        text = f"not shown in {screen.width} columns: {', '.join(names)}"
+        yield from (screen.style(line, "dim") for line in _wrapped(text, 2, screen))
+
+
+def _identity(report: SeriesReport) -> Iterator[tuple[Column, list[Cell]]]:
+    """Label, stage, ingredient, step and tokens; a number that every label has is not repeated."""
     checkpoints = report.checkpoints
-    trajectory = report.trajectory("total")
-    changed = report.data.total.diffs.get("changed_bf16")
-    numel = int(report.data.total.numel[0])
-    columns: list[tuple[Column, list[Cell]]] = [
-        (
-            Column("checkpoint", flexible=True),
-            [Cell(label) for label in _labels(checkpoints)],
-        )
-    ]
-    for name, header, priority in (("stage", "stage", 7), ("ingredient", "ingr.", 7)):
+    labels = _labels(checkpoints)
+    yield Column("checkpoint", flexible=True), [Cell(label) for label in labels]
+    told = [parse_revision(checkpoint.label) for checkpoint in checkpoints]
+    whole = max(map(display_width, labels)) <= _LABEL_AT_MOST
+    for name, header in (("stage", "stage"), ("ingredient", "ingr."), ("step", "step")):
         values = [getattr(one, name) for one in checkpoints]
-        if any(value is not None for value in values):
-            columns.append((Column(header, right=True, priority=priority), _counts(values)))
-    steps = [one.step for one in checkpoints]
-    if any(step is not None for step in steps):
-        columns.append((Column("step", right=True, priority=6), _counts(steps)))
-    tokens = [one.tokens for one in checkpoints]
-    if any(count is not None for count in tokens):
-        cells = [Cell("-" if count is None else human_count(count)) for count in tokens]
-        columns.append((Column("tokens", right=True, priority=4), cells))
-    columns += [
-        (Column("‖update‖", right=True), _measures(trajectory.update_norm[:, 0])),
-        (Column("relative", right=True, priority=1), _exponents(trajectory.relative_update[:, 0])),
-        (Column("cos", right=True, priority=1), _cosines(trajectory.cosine_of_updates[:, 0])),
-        (
-            Column("from first", right=True, priority=2),
-            _measures(trajectory.distance_from_first[:, 0]),
-        ),
-        (Column("to last", right=True, priority=2), _measures(trajectory.distance_from_last[:, 0])),
-    ]
+        if any(value is not None for value in values) and not (
+            whole and values == [getattr(revision, name) for revision in told]
+        ):
+            yield Column(header, right=True), _counts(values)
+    tokens = [_tokens(one) for one in checkpoints]
+    if any(text != "-" for text in tokens):
+        yield Column("tokens", right=True), [Cell(text) for text in tokens]
+
+
+def _tokens(checkpoint: SeriesCheckpoint) -> str:
+    """Tokens since the start of the run; where only those of the stage are known, after a ``+``."""
+    if checkpoint.tokens is not None:
+        return human_tokens(checkpoint.tokens)
+    if checkpoint.stage_tokens is not None:
+        return f"+{human_tokens(checkpoint.stage_tokens)}"
+    return "-"
+
+
+def _quantities(report: SeriesReport) -> Iterator[tuple[Column, list[Cell]]]:
+    """In the order in which they are told, those that go first last."""
+    trajectory = report.trajectory("total")
+    yield Column("‖update‖", right=True), _measures(trajectory.update_norm[:, 0])
+    of_each = (
+        ("relative", _exponents(trajectory.relative_update[:, 0])),
+        ("cos", _cosines(trajectory.cosine_of_updates[:, 0])),
+        ("from first", _measures(trajectory.distance_from_first[:, 0])),
+        ("to last", _measures(trajectory.distance_from_last[:, 0])),
+    )
+    for priority, (header, cells) in enumerate(of_each, start=5):
+        yield Column(header, right=True, priority=priority), cells
+    changed = report.data.total.diffs.get("changed_bf16")
     if changed is not None:
+        numel = int(report.data.total.numel[0])
         cells = [
             Cell("-" if math.isnan(count) else percent(count, numel))
             for count in changed[:, 0].tolist()
         ]
-        columns.append((Column("changed", right=True, priority=3), cells))
-    columns.append((Column(""), _marks(report)))
-    labels = _labels(checkpoints)
+        yield Column("changed", right=True, priority=9), cells
+
+
+def _branches(report: SeriesReport) -> list[tuple[Column, list[Cell]]]:
+    """Where a branch begins, if that is not the line above."""
+    labels = _labels(report.checkpoints)
     begins = [
         "" if one.parent in (index - 1, ROOT) else labels[one.parent]
-        for index, one in enumerate(checkpoints)
+        for index, one in enumerate(report.checkpoints)
     ]
-    if any(begins):
-        # where a branch begins, if that is not the line above
-        columns.append((Column("branches from", priority=5), [Cell(text) for text in begins]))
-    strips = [Strip.of(cells) for _, cells in columns]
-    yield from table_lines([column for column, _ in columns], [strips], screen)
+    if not any(begins):
+        return []
+    return [(Column("branches from", priority=10), [Cell(text) for text in begins])]
 
 
 def _labels(checkpoints: Sequence[SeriesCheckpoint]) -> list[str]:
@@ -155,7 +194,7 @@ def _counts(values: Sequence[int | None]) -> list[Cell]:
 
 
 def _measures(values: Floats) -> list[Cell]:
-    return [Cell(_defined(value, scientific)) for value in values.tolist()]
+    return [Cell(_defined(value, significant)) for value in values.tolist()]
 
 
 def _exponents(values: Floats) -> list[Cell]:
@@ -170,7 +209,7 @@ def _defined(value: float, text: Callable[[float], str]) -> str:
     return "-" if math.isnan(value) else text(value)
 
 
-def _marks(report: SeriesReport) -> list[Cell]:
+def _marks(report: SeriesReport, at_most: int) -> list[Cell]:
     """What is to be said of each checkpoint in a word or two, the gravest first."""
     words: list[list[str]] = [[] for _ in report.checkpoints]
     styles = [""] * len(words)
@@ -185,14 +224,16 @@ def _marks(report: SeriesReport) -> list[Cell]:
                 index = indices[label]
                 words[index].insert(0, f"! {mark}")
                 styles[index] = "bold red"
-    return [Cell(_some(of_one), style) for of_one, style in zip(words, styles, strict=True)]
+    return [
+        Cell(_some(of_one, at_most), style) for of_one, style in zip(words, styles, strict=True)
+    ]
 
 
-def _some(words: Sequence[str]) -> str:
+def _some(words: Sequence[str], at_most: int) -> str:
     """The first words, and how many more there are: the sections below have all."""
     different = list(dict.fromkeys(words))
-    rest = len(different) - _MARKS_AT_MOST
-    return ", ".join(different[:_MARKS_AT_MOST]) + (f" +{rest}" if rest > 0 else "")
+    rest = len(different) - at_most
+    return ", ".join(different[:at_most]) + (f" +{rest}" if rest > 0 else "")
 
 
 # -- the rows of a level --------------------------------------------------------------------------
@@ -223,10 +264,10 @@ def _level_table(report: SeriesReport, by: Level, screen: Screen) -> Iterator[st
         [
             Cell(escape(trajectory.names[row])),
             Cell(human_count(int(numel[row]))),
-            Cell(_defined(float(trajectory.norm[end, row]), scientific)),
-            Cell(_defined(float(trajectory.path_length[end, row]), scientific)),
-            Cell(_defined(float(trajectory.displacement[end, row]), scientific)),
-            Cell(_defined(float(trajectory.diffusion_exponent[row]), scientific)),
+            Cell(_defined(float(trajectory.norm[end, row]), significant)),
+            Cell(_defined(float(trajectory.path_length[end, row]), significant)),
+            Cell(_defined(float(trajectory.displacement[end, row]), significant)),
+            Cell(_defined(float(trajectory.diffusion_exponent[row]), significant)),
             Cell(_course(trajectory.relative_update[:, row]), "cyan"),
         ]
         for row in order
@@ -274,16 +315,21 @@ def _event_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
     yield ""
     yield f"{screen.style('events', 'bold yellow')} ({len(events):,})"
     labels = _labels(report.checkpoints)
+    printed = dict(zip((one.label for one in report.checkpoints), labels, strict=True))
     width = max(display_width(labels[event.checkpoint]) for event in shown)
     for event in shown:
         label = labels[event.checkpoint]
         padding = " " * (width - display_width(label))
-        yield from _wrapped(f"  {label}{padding}  {_event_text(event)}", width + 6, screen)
+        text = _event_text(event, printed)
+        yield from _wrapped(f"  {label}{padding}  {text}", width + 6, screen)
     yield from _rest(len(events), _EVENTS_AT_MOST, screen)
 
 
-def _event_text(event: Event) -> str:
-    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``."""
+def _event_text(event: Event, printed: Mapping[str, str]) -> str:
+    """What happened, how unusual it is, and where most: ``update jump ×26 in head (score 32)``.
+
+    ``printed`` is how checkpoints are called in the table.
+    """
     evidence = dict(event.evidence)
     text = _EVENT_MARKS.get(event.kind, event.kind.replace("_", " "))
     if event.kind == "stage_boundary":
@@ -291,7 +337,8 @@ def _event_text(event: Event) -> str:
         # the label says which
         evidence.pop("ingredient", None)
     if "last_before" in evidence:
-        text += f", after {_evidence_text(evidence.pop('last_before'))}"
+        before = str(evidence.pop("last_before"))
+        text += f", after {printed.get(before, escape(before))}"
     ratio = evidence.pop("ratio", None)
     if isinstance(ratio, (int, float)):
         text += f" ×{ratio:.3g}"
@@ -335,8 +382,14 @@ def _correlation_section(report: SeriesReport, screen: Screen) -> Iterator[str]:
     if not correlations:
         return
     correlations.sort(key=_strength)
-    shown = correlations[:_CORRELATIONS_AT_MOST]
+    known = [one for one in correlations if not math.isnan(one.spearman)]
+    shown = known[:_CORRELATIONS_AT_MOST]
     yield ""
+    if not shown:
+        most = max(one.n for one in correlations)
+        text = f"no correlations: {plural(most, 'checkpoint')} at most with a metric that varies"
+        yield from _wrapped(text, 2, screen)
+        return
     yield f"{screen.style('correlations', 'bold')} of the whole model, the strongest first"
     columns = [
         Column("quantity", flexible=True),

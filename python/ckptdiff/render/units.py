@@ -12,12 +12,14 @@ __all__ = [
     "exponential",
     "human_bytes",
     "human_count",
+    "human_tokens",
     "index_text",
     "percent",
     "plural",
     "rate",
     "scientific",
     "shape_text",
+    "significant",
     "thousands",
 ]
 
@@ -42,6 +44,11 @@ def human_count(count: float) -> str:
     """Three significant digits with a prefix: ``1.23 G``; small counts in full."""
     number, prefix = _scaled(count, smallest=10_000)
     return f"{number} {prefix}".rstrip()
+
+
+def human_tokens(count: float) -> str:
+    """As :func:`human_count`, with 10⁹ as ``B``, as labels of checkpoints have it: ``4.19 B``."""
+    return human_count(count).replace("G", "B")
 
 
 def human_bytes(size: float) -> str:
@@ -95,6 +102,13 @@ def scientific(value: object) -> str:
     if 0.001 <= abs(value) < 10_000:
         return f"{value:.4g}"
     return f"{value:.2e}"
+
+
+def significant(value: float) -> str:
+    """Four digits, zeros at their end too, so that a column tells how exact it is: ``1.200``."""
+    if 0.001 <= abs(value) < 10_000:
+        return f"{value:#.4g}".rstrip(".")
+    return scientific(value)
 
 
 def exponential(value: object) -> str:

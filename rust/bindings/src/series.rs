@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ckptdiff_engine::{
     self as engine, Common, DiffTable, MeanRun, Names, Pairing, SeriesRun as Run, StatsTable,
 };
-use ckptdiff_kernels::{DiffOptions, GramPartial};
+use ckptdiff_kernels::{DiffOptions, GramPartial, Precision};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -90,7 +90,8 @@ impl SeriesRun {
 
 #[pyfunction]
 #[pyo3(signature = (
-    manifests, names, parents, *, threads = 0, isa = None, io = "auto", on_progress = None
+    manifests, names, parents, *, precision = "single", threads = 0, isa = None, io = "auto",
+    on_progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // Keyword arguments.
 pub(crate) fn series(
@@ -98,6 +99,7 @@ pub(crate) fn series(
     manifests: Vec<PyRef<'_, Manifest>>,
     names: Vec<Option<NamesArgument>>,
     parents: Vec<i64>,
+    precision: &str,
     threads: usize,
     isa: Option<&str>,
     io: &str,
@@ -129,6 +131,15 @@ pub(crate) fn series(
         manifests: &manifests,
         common: &common,
         parents: Arc::clone(&parents),
+        precision: match precision {
+            "single" => Precision::Single,
+            "double" => Precision::Double,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "precision is {other:?}, expected \"single\" or \"double\""
+                )));
+            }
+        },
         level: level(isa)?,
         threads,
         reading: reading(io)?,

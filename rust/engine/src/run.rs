@@ -374,6 +374,7 @@ impl<'a> Job for StatsJob<'a> {
             worker.reader.release(tensor)?;
             control.add_done(bytes);
         }
+        partial.stats.settle();
         partial
             .digests
             .extend(hasher.map(|hasher| *hasher.finalize().as_bytes()));

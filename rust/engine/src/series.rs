@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ckptdiff_kernels::{
     BLOCK, Bf16Comparison, DType, DiffKernel, DiffOptions, DiffPartial, GramKernel, GramPartial,
-    Level, StatsKernel, StatsOptions, StatsPartial,
+    Level, Precision, StatsKernel, StatsOptions, StatsPartial,
 };
 
 use crate::common::Common;
@@ -30,6 +30,8 @@ pub struct SeriesRun<'a> {
     pub common: &'a Common,
     /// The checkpoint before each along its branch; none at a root.
     pub parents: Arc<[Option<usize>]>,
+    /// What the products of updates are computed in.
+    pub precision: Precision,
     /// The instruction set.
     pub level: Level,
     /// How many threads; 0 for one per core.
@@ -161,7 +163,7 @@ impl<'a> Job for SeriesJob<'a> {
             stats: StatsKernel::new(level, Arc::clone(&self.options)),
             diff: DiffKernel::new(level, Arc::clone(&self.diff_options)),
             bf16: Bf16Comparison::new(level),
-            gram: GramKernel::new(level, Arc::clone(&self.run.parents)),
+            gram: GramKernel::new(level, Arc::clone(&self.run.parents), self.run.precision),
         }
     }
 
@@ -214,6 +216,9 @@ impl<'a> Job for SeriesJob<'a> {
             }
             worker.readers.release(&tensors)?;
             control.add_done(bytes);
+        }
+        for own in &mut partial.checkpoints {
+            own.stats.settle();
         }
         for (index, parent) in self.run.parents.iter().enumerate() {
             let of = |index: usize| tensors[index].0;

@@ -109,6 +109,35 @@ impl<'a> Column<'a> {
     }
 }
 
+/// One column of a table: what it is called, what it holds, and what it has of a row.
+trait Definition {
+    type Row<'a>;
+
+    fn name(&self) -> &str;
+    fn kind(&self) -> Kind;
+    fn cell<'a>(&self, row: &Self::Row<'a>) -> Cell<'a>;
+}
+
+/// Some columns by name, of rows that are each looked at once; `None` where one has no definition.
+fn columns_of<'a, D: Definition>(
+    definitions: &[D],
+    names: &[&str],
+    rows: impl ExactSizeIterator<Item = D::Row<'a>>,
+) -> Option<Vec<Column<'a>>> {
+    let find = |name: &&str| definitions.iter().find(|column| column.name() == *name);
+    let columns: Vec<_> = names.iter().map(find).collect::<Option<_>>()?;
+    let mut filled: Vec<_> = columns
+        .iter()
+        .map(|column| column.kind().column(rows.len()))
+        .collect();
+    for row in rows {
+        for (filled, column) in filled.iter_mut().zip(&columns) {
+            filled.push(column.cell(&row));
+        }
+    }
+    Some(filled)
+}
+
 /// Which tables have a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum When {

@@ -1,13 +1,13 @@
 //! GB/s of the Gram kernel on bytes that lie in the second-level cache, for some numbers of
 //! checkpoints, and how many fused multiply-adds a nanosecond that is.
 //!
-//! `gram_throughput [DTYPE...] [LEVEL...] [COUNT...]`: BF16, the fastest level and 2, 4, 16 and 64
-//! checkpoints where nothing else is asked for.
+//! `gram_throughput [DTYPE...] [LEVEL...] [COUNT...] [double]`: BF16, the fastest level and 2, 4, 16
+//! and 64 checkpoints where nothing else is asked for, and `f32` where it may be.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use ckptdiff_kernels::{BLOCK, DType, GramKernel, GramPartial, Level};
+use ckptdiff_kernels::{BLOCK, DType, GramKernel, GramPartial, Level, Precision};
 
 /// Checkpoints of weights of about 0.02 that drift.
 fn runs(dtype: DType, count: usize) -> Vec<Vec<u8>> {
@@ -49,6 +49,11 @@ fn main() {
         .filter_map(|name| Level::named(name))
         .collect();
     let mut counts: Vec<usize> = wanted.iter().filter_map(|name| name.parse().ok()).collect();
+    let precision = if wanted.iter().any(|name| name == "double") {
+        Precision::Double
+    } else {
+        Precision::Single
+    };
     if dtypes.is_empty() {
         dtypes.push(DType::BF16);
     }
@@ -71,7 +76,7 @@ fn main() {
     }) {
         let bytes = runs(dtype, count);
         let parents: Arc<[Option<usize>]> = (0..count).map(|run| run.checked_sub(1)).collect();
-        let mut kernel = GramKernel::new(level, parents);
+        let mut kernel = GramKernel::new(level, parents, precision);
         let mut partial = GramPartial::default();
         let slices: Vec<(DType, &[u8])> = bytes.iter().map(|run| (dtype, &**run)).collect();
         let mut best = f64::INFINITY;

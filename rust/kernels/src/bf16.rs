@@ -151,6 +151,7 @@ struct RoundSingles<'a> {
 
 impl Pass for RoundSingles<'_> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
@@ -176,6 +177,7 @@ struct CountChanged<'a> {
 
 impl Pass for CountChanged<'_> {
     type Output = u64;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> u64 {

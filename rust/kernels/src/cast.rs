@@ -65,6 +65,7 @@ struct Encode<'a> {
 
 impl Pass for Encode<'_> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {

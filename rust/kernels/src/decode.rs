@@ -27,6 +27,7 @@ pub(crate) struct DecodeNarrow<'a> {
 
 impl Pass for DecodeNarrow<'_> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
@@ -87,6 +88,7 @@ pub(crate) struct DecodeWide<'a> {
 
 impl Pass for DecodeWide<'_> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
@@ -147,6 +149,7 @@ pub(crate) struct Widen<'a> {
 
 impl Pass for Widen<'_> {
     type Output = ();
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {

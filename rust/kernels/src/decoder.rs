@@ -23,6 +23,28 @@ impl Decoder {
         }
     }
 
+    /// Decode values of a narrow dtype, all of which `f32` holds.
+    pub(crate) fn decode_narrow(
+        &mut self,
+        dtype: DType,
+        raw: &[u8],
+        elements: usize,
+        out: &mut [f32],
+    ) {
+        let codes = if dtype.is_packed() {
+            let unpacked = &mut self.unpacked[..elements];
+            unpack(dtype, raw, unpacked);
+            &*unpacked
+        } else {
+            raw
+        };
+        self.level.run(DecodeNarrow {
+            dtype,
+            codes,
+            out: &mut out[..elements],
+        });
+    }
+
     /// Decode into `out`, which has room for `components` floats of each element. A real element
     /// is followed by zeros where that is more than it has.
     pub(crate) fn decode(

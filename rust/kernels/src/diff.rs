@@ -7,6 +7,7 @@ mod block;
 mod codes;
 mod extras;
 mod kernel;
+mod nonfinite;
 mod parts;
 mod value;
 

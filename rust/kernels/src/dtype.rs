@@ -327,6 +327,11 @@ impl DType {
         matches!(self, Self::F4 | Self::F6E2M3 | Self::F6E3M2)
     }
 
+    /// Whether elements have codes of their own, of at most 8 bits.
+    pub(crate) const fn has_few_codes(self) -> bool {
+        self.bits() <= 8 && !self.is_quantised()
+    }
+
     /// Floats per element: two for complex numbers, which are reduced as real and imaginary parts.
     pub const fn components(self) -> usize {
         match self {

@@ -18,6 +18,11 @@ impl Histogram {
         self.zeros += count;
     }
 
+    /// Take back zeros that stood for something else.
+    pub(crate) fn remove_zeros(&mut self, count: u64) {
+        self.zeros -= count;
+    }
+
     /// Count a finite magnitude.
     pub(crate) fn add(&mut self, magnitude: f64) {
         if magnitude == 0.0 {

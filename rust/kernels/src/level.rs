@@ -11,11 +11,21 @@ use crate::dtype::DType;
 use crate::simd::Simd;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::avx512::Avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use crate::simd::neon::Neon;
 use crate::simd::portable::Portable;
 
 /// A computation that inlines into whatever function runs it.
 pub(crate) trait Pass {
     type Output;
+
+    /// Whether the pass is loops over numbers, with hardly an operation of [`Simd`]. For AVX-512
+    /// the compiler makes of such loops, decoders above all, scattered stores and half-empty
+    /// registers; they stay AVX2 there.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    const LEFT_TO_COMPILER: bool = false;
 
     /// Must be `#[inline(always)]`, or it is compiled for the baseline only.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
@@ -27,6 +37,11 @@ enum Isa {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// What aarch64 guarantees, too, with its instructions chosen by hand.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
 }
 
 /// An instruction-set level that this machine was seen to have.
@@ -44,7 +59,16 @@ impl Level {
             && is_x86_feature_detected!("fma")
         {
             levels.push(Self(Isa::Avx2));
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+            {
+                levels.push(Self(Isa::Avx512));
+            }
         }
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        levels.push(Self(Isa::Neon));
         levels
     }
 
@@ -60,12 +84,16 @@ impl Level {
             .find(|level| level.name() == name)
     }
 
-    /// `portable` or `avx2`.
+    /// `portable`, `avx2`, `avx512` or `neon`.
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "avx512",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => "neon",
         }
     }
 
@@ -88,6 +116,17 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx2` is only made where AVX2, F16C and FMA were detected.
             Isa::Avx2 => unsafe { avx2(pass) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `Isa::Avx512` is only made where these and the four of AVX-512 were detected.
+            Isa::Avx512 => unsafe {
+                if P::LEFT_TO_COMPILER {
+                    avx2(pass)
+                } else {
+                    avx512(pass)
+                }
+            },
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon => neon(pass),
         }
     }
 }
@@ -103,4 +142,18 @@ fn portable<P: Pass>(pass: P) -> P::Output {
 fn avx2<P: Pass>(pass: P) -> P::Output {
     // SAFETY: this function itself is only called where AVX2, F16C and FMA were detected.
     pass.run(unsafe { Avx2::new() })
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma")]
+fn avx512<P: Pass>(pass: P) -> P::Output {
+    // SAFETY: this function itself is only called where all of these were detected.
+    pass.run(unsafe { Avx512::new() })
+}
+
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+#[inline(never)]
+fn neon<P: Pass>(pass: P) -> P::Output {
+    pass.run(Neon)
 }

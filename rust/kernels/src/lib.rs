@@ -9,7 +9,7 @@
 //! 1. `decode` turns codes into `f32` where that is exact and the significand is short (floats of
 //!    8 and 16 bits, integers of 8, coarse quantised types), into `f64` otherwise; 64-bit integers that `f64` does not hold
 //!    have a path of their own. Passes load the common dtypes as they are. Pairs of integers of 8
-//!    and 16 bits stay integers.
+//!    and 16 bits stay integers. For stats, codes of up to 8 bits are not decoded but counted.
 //! 2. One pass sums in fixed lanes. Its sums also tell whether the block was harmless: a NaN, an
 //!    infinity, an overflow or an underflow shows in them, and then, and only then, the block is
 //!    done again: in `f64`, and if that does not do either, element by element with scaled sums.
@@ -43,7 +43,7 @@ mod values;
 pub use bf16::Bf16Comparison;
 pub use diff::{DiffKernel, DiffOptions, DiffPartial, DiffParts, DiffSummary, LargestDifference};
 pub use dtype::{DType, Granule, UnknownDType};
-pub use gram::{GramKernel, GramPartial};
+pub use gram::{GramKernel, GramPartial, Precision};
 pub use histogram::Histogram;
 pub use level::Level;
 pub use mean::MeanKernel;

@@ -16,8 +16,8 @@ pub(crate) use integers::{
 
 use crate::decode::PADDING;
 use crate::level::Pass;
-use crate::runs::{NarrowRun, SingleRun, WideRun};
-use crate::simd::Simd;
+use crate::runs::{APART, NarrowRun, SingleRun, WideRun};
+use crate::simd::{OnePlace, Short, Simd};
 
 /// Vector by vector, `operation` of two rows.
 macro_rules! rows {
@@ -69,6 +69,22 @@ impl Range {
 }
 
 impl DiffSums {
+    /// The same of values `unit` times as large, which is a power of two.
+    pub(crate) fn in_units(self, unit: f64) -> Self {
+        let square = unit * unit;
+        Self {
+            difference: self.difference * unit,
+            absolute: self.absolute * unit,
+            squares_d: self.squares_d * square,
+            squares_a: self.squares_a * square,
+            squares_b: self.squares_b * square,
+            dot_da: self.dot_da * square,
+            dot_ab: self.dot_ab * square,
+            max_abs: self.max_abs * unit,
+            ..self
+        }
+    }
+
     /// Σ a·b and Σ b² of sides that are close, from the other sums; false where they are not.
     pub(crate) fn derive_products(&mut self) -> bool {
         /// Up to this share of ‖a‖², ‖d‖² is so small that ⟨a,b⟩ = ‖a‖² + ⟨d,a⟩ and ‖b‖² = ‖a‖² +
@@ -126,43 +142,65 @@ impl<S: Simd> Sum<S> {
 }
 
 /// Terms of `N` sums over narrow values.
-pub(crate) trait ShortTerms<S: Simd, const N: usize> {
-    /// The terms of sixteen values, of which each of eight lanes has two, already added.
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; N];
+pub(crate) trait ShortTerms<const N: usize> {
+    /// The terms of sixteen values of each place, of which each lane has two, already added. A pass
+    /// that wants a maximum keeps it in `largest`.
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        largest: &mut V::Floats,
+    ) -> [V::Floats; N];
 }
+
+/// Halves whose sums are folded at once: those of two places.
+const HALVES: usize = 2 * APART;
 
 /// Sums of the terms of that many times 32 values: in `f32` up to 32 terms a lane, then in `f64`.
 ///
 /// Terms are added by twos and fours, and of these four times two, in which order sums of equal
 /// terms are exact but for one of 12, which takes two bits more than a term has. The loops stay
-/// loops: unrolled, LLVM sums all the quarters' first term first, and spills the rest.
+/// loops: unrolled, LLVM sums all the quarters' first term first, and spills the rest. The two times
+/// four are summed one after the other or side by side, as registers go.
 ///
 /// Data that repeat round the same way every time, and errors that would average out add up. Such
 /// data show in the last sum: short sums that follow each other are the same.
 #[inline(always)]
-pub(crate) fn sum_short<S: Simd, T: ShortTerms<S, N>, const N: usize>(
+pub(crate) fn sum_short<S: Simd, T: ShortTerms<N>, const N: usize>(
     simd: S,
     halves: usize,
-    terms: &mut T,
+    terms: &T,
 ) -> ShortSums<N> {
-    /// Halves whose sums are folded at once.
-    const HALVES: usize = 8;
-    let zero = simd.splat_f32(0.0);
     let mut sums = [Sum::new(simd); N];
     let mut last = simd.splat_f32(f32::NAN);
     let mut repeating = false;
+    let mut largest = simd.splat_f32(0.0);
+    let mut largest_of_places = simd.short().splat(0.0);
     let mut start = 0;
     while start < halves {
-        let mut short = [zero; N];
-        for start in [start, start + HALVES / 2] {
-            let mut sixteen = [zero; N];
-            for half in start.min(halves)..halves.min(start + HALVES / 2) {
-                let first = terms.of_quarter(simd, half, 0);
-                let second = terms.of_quarter(simd, half, 1);
-                sixteen = rows!(simd.add_f32(sixteen, rows!(simd.add_f32(first, second))));
+        let short = if S::Short::PLACES == 2 && start + HALVES <= halves {
+            let places = sum_places(
+                simd.short(),
+                terms,
+                start..start + APART,
+                &mut largest_of_places,
+            );
+            let mut short = [simd.splat_f32(0.0); N];
+            for index in 0..N {
+                let [first, second] = simd.short().places(places[index]);
+                short[index] = simd.add_f32(first, second);
             }
-            short = rows!(simd.add_f32(short, sixteen));
-        }
+            short
+        } else {
+            let mut short = [simd.splat_f32(0.0); N];
+            for start in [start, start + APART] {
+                let range = start.min(halves)..halves.min(start + APART);
+                let place = sum_places(OnePlace(simd), terms, range, &mut largest);
+                short = rows!(simd.add_f32(short, place));
+            }
+            short
+        };
         for index in 0..N {
             sums[index].add(simd, simd.widen(short[index]));
         }
@@ -174,7 +212,35 @@ pub(crate) fn sum_short<S: Simd, T: ShortTerms<S, N>, const N: usize>(
     for index in 0..N {
         totals[index] = sums[index].total(simd);
     }
-    ShortSums { totals, repeating }
+    let [first, second] = simd.short().places(largest_of_places);
+    let mut largest_of_all = 0.0;
+    for lanes in [largest, first, second] {
+        for lane in simd.array_f32(lanes) {
+            largest_of_all = lane.max(largest_of_all);
+        }
+    }
+    ShortSums {
+        totals,
+        repeating,
+        largest: largest_of_all,
+    }
+}
+
+/// The terms of these halves, and of those [`APART`] where there are two places.
+#[inline(always)]
+fn sum_places<V: Short, T: ShortTerms<N>, const N: usize>(
+    short: V,
+    terms: &T,
+    halves: std::ops::Range<usize>,
+    largest: &mut V::Floats,
+) -> [V::Floats; N] {
+    let mut sums = [short.splat(0.0); N];
+    for half in halves {
+        let first = terms.of_quarter(short, half, 0, largest);
+        let second = terms.of_quarter(short, half, 1, largest);
+        sums = rows!(short.add(sums, rows!(short.add(first, second))));
+    }
+    sums
 }
 
 /// What [`sum_short`] finds.
@@ -182,11 +248,12 @@ pub(crate) struct ShortSums<const N: usize> {
     pub(crate) totals: [f64; N],
     /// Whether the last of the terms repeat.
     pub(crate) repeating: bool,
+    pub(crate) largest: f32,
 }
 
 #[inline(always)]
-pub(crate) fn pair<S: Simd>(simd: S, [x, y]: [S::F32; 2]) -> S::F32 {
-    simd.add_f32(x, y)
+pub(crate) fn pair<V: Short>(short: V, [x, y]: [V::Floats; 2]) -> V::Floats {
+    short.add(x, y)
 }
 
 /// Sums over narrow pairs; both runs are of the same length. Counts are left to [`CompareCodes`]
@@ -202,18 +269,9 @@ impl<A: NarrowRun, B: NarrowRun> Pass for DiffNarrow<A, B> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> DiffSums {
         let Self { a, b } = self;
-        let mut terms = DiffTerms {
-            a,
-            b,
-            max_abs: simd.splat_f32(0.0),
-        };
         let halves = a.halves().min(b.halves());
-        let sums = sum_short(simd, halves, &mut terms);
+        let sums = sum_short(simd, halves, &DiffTerms { a, b });
         let [difference, absolute, squares_d, dot_da, squares_a] = sums.totals;
-        let mut max_abs = 0.0;
-        for lane in simd.array_f32(terms.max_abs) {
-            max_abs = lane.max(max_abs);
-        }
         DiffSums {
             difference,
             absolute,
@@ -223,7 +281,7 @@ impl<A: NarrowRun, B: NarrowRun> Pass for DiffNarrow<A, B> {
             squares_b: f64::NAN,
             dot_ab: f64::NAN,
             dot_da,
-            max_abs: f64::from(max_abs),
+            max_abs: f64::from(sums.largest),
             repeating: sums.repeating,
             changed: 0,
             sign_flips: 0,
@@ -232,27 +290,32 @@ impl<A: NarrowRun, B: NarrowRun> Pass for DiffNarrow<A, B> {
 }
 
 /// d, |d|, d², d·a and a² of narrow pairs; the largest |d| on the way.
-struct DiffTerms<S: Simd, A, B> {
+struct DiffTerms<A, B> {
     a: A,
     b: B,
-    max_abs: S::F32,
 }
 
-impl<S: Simd, A: NarrowRun, B: NarrowRun> ShortTerms<S, 5> for DiffTerms<S, A, B> {
+impl<A: NarrowRun, B: NarrowRun> ShortTerms<5> for DiffTerms<A, B> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
-        let a = self.a.load(simd, half, quarter);
-        let b = self.b.load(simd, half, quarter);
-        let d = rows!(simd.sub_f32(b, a));
-        let m = [simd.abs_f32(d[0]), simd.abs_f32(d[1])];
-        self.max_abs = simd.max_f32(simd.max_f32(m[0], m[1]), self.max_abs);
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        largest: &mut V::Floats,
+    ) -> [V::Floats; 5] {
+        let a = self.a.load_short(short, half, quarter);
+        let b = self.b.load_short(short, half, quarter);
+        let d = rows!(short.sub(b, a));
+        let m = [short.abs(d[0]), short.abs(d[1])];
+        *largest = short.max(short.max(m[0], m[1]), *largest);
         [
-            pair(simd, d),
-            pair(simd, m),
-            pair(simd, rows!(simd.mul_f32(d, d))),
-            pair(simd, rows!(simd.mul_f32(d, a))),
+            pair(short, d),
+            pair(short, m),
+            pair(short, rows!(short.mul(d, d))),
+            pair(short, rows!(short.mul(d, a))),
             // The last: these tell whether the data repeat, as differences may all be zero.
-            pair(simd, rows!(simd.mul_f32(a, a))),
+            pair(short, rows!(short.mul(a, a))),
         ]
     }
 }
@@ -323,9 +386,7 @@ impl Pass for CompareCodes<'_> {
         // Spelled out, as closures are not inlined into code for other instructions.
         macro_rules! compare {
             ($compare:ident, $reduce:ident) => {{
-                for row in 0..rows {
-                    simd.$compare(&mut counts, &rows_a[row], &rows_b[row]);
-                }
+                simd.$compare(&mut counts, &rows_a[..rows], &rows_b[..rows]);
                 CodeComparison {
                     max_ulp: simd.$reduce(counts.farthest).0,
                     bits_changed: codes - simd.$reduce(counts.same_code).1,
@@ -335,10 +396,10 @@ impl Pass for CompareCodes<'_> {
             }};
         }
         match self.bytes {
-            1 => compare!(compare_codes_8, reduce_8),
-            2 => compare!(compare_codes_16, reduce_16),
-            4 => compare!(compare_codes_32, reduce_32),
-            _ => compare!(compare_codes_64, reduce_64),
+            1 => compare!(compare_rows_8, reduce_8),
+            2 => compare!(compare_rows_16, reduce_16),
+            4 => compare!(compare_rows_32, reduce_32),
+            _ => compare!(compare_rows_64, reduce_64),
         }
     }
 }
@@ -537,6 +598,7 @@ pub(crate) struct CountBytes<'a, const WORDS: usize> {
 
 impl<const WORDS: usize> Pass for CountBytes<'_, WORDS> {
     type Output = u64;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> u64 {
@@ -608,6 +670,25 @@ impl Pass for LargestDifference<'_> {
     }
 }
 
+/// Whether none of the codes of a block is the NaN of E4M3; their length is a multiple of 32 bytes.
+pub(crate) struct FiniteE4m3<'a>(pub(crate) &'a [u8]);
+
+impl Pass for FiniteE4m3<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> bool {
+        const { assert!(crate::BLOCK / 32 <= 255) };
+        let none = simd.no_codes().same_code;
+        let (mut positive, mut negative) = (none, none);
+        for row in self.0.as_chunks().0 {
+            positive = simd.count_byte(positive, row, 0x7f);
+            negative = simd.count_byte(negative, row, 0xff);
+        }
+        simd.reduce_8(positive).0.max(simd.reduce_8(negative).0) == 0
+    }
+}
+
 /// Σ x² of narrow values.
 pub(crate) struct SquaresNarrow<R>(pub(crate) R);
 
@@ -616,19 +697,24 @@ impl<R: NarrowRun> Pass for SquaresNarrow<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> f64 {
-        let mut terms = SquareTerms(self.0);
-        let [squares] = sum_short(simd, self.0.halves(), &mut terms).totals;
+        let [squares] = sum_short(simd, self.0.halves(), &SquareTerms(self.0)).totals;
         squares
     }
 }
 
 struct SquareTerms<R>(R);
 
-impl<S: Simd, R: NarrowRun> ShortTerms<S, 1> for SquareTerms<R> {
+impl<R: NarrowRun> ShortTerms<1> for SquareTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 1] {
-        let x = self.0.load(simd, half, quarter);
-        [pair(simd, rows!(simd.mul_f32(x, x)))]
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        _largest: &mut V::Floats,
+    ) -> [V::Floats; 1] {
+        let x = self.0.load_short(short, half, quarter);
+        [pair(short, rows!(short.mul(x, x)))]
     }
 }
 
@@ -645,7 +731,7 @@ impl<A: NarrowRun, B: NarrowRun> Pass for ProductsNarrow<A, B> {
     fn run<S: Simd>(self, simd: S) -> (f64, f64) {
         let Self { a, b } = self;
         let halves = a.halves().min(b.halves());
-        let [squares_b, dot_ab] = sum_short(simd, halves, &mut ProductTerms { a, b }).totals;
+        let [squares_b, dot_ab] = sum_short(simd, halves, &ProductTerms { a, b }).totals;
         (squares_b, dot_ab)
     }
 }
@@ -655,14 +741,20 @@ struct ProductTerms<A, B> {
     b: B,
 }
 
-impl<S: Simd, A: NarrowRun, B: NarrowRun> ShortTerms<S, 2> for ProductTerms<A, B> {
+impl<A: NarrowRun, B: NarrowRun> ShortTerms<2> for ProductTerms<A, B> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
-        let a = self.a.load(simd, half, quarter);
-        let b = self.b.load(simd, half, quarter);
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        _largest: &mut V::Floats,
+    ) -> [V::Floats; 2] {
+        let a = self.a.load_short(short, half, quarter);
+        let b = self.b.load_short(short, half, quarter);
         [
-            pair(simd, rows!(simd.mul_f32(b, b))),
-            pair(simd, rows!(simd.mul_f32(a, b))),
+            pair(short, rows!(short.mul(b, b))),
+            pair(short, rows!(short.mul(a, b))),
         ]
     }
 }
@@ -708,6 +800,7 @@ pub(crate) struct CodeDistance<'a> {
 
 impl Pass for CodeDistance<'_> {
     type Output = (u64, u64);
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> (u64, u64) {

@@ -4,7 +4,7 @@
 //! is decoded first, and [`Decoded`] loads the result.
 
 use crate::decode::PADDING;
-use crate::simd::Simd;
+use crate::simd::{Short, Simd};
 
 /// Values that are loaded by one iteration of a pass, in two steps.
 const HALF: usize = PADDING / 2;
@@ -17,6 +17,22 @@ pub(crate) trait NarrowRun: Copy {
     /// Sixteen values, one half or the other of these 32, in an order that is the same at every
     /// level.
     fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2];
+
+    /// The same, and where a register holds two places, of this and of the one [`APART`] from it.
+    #[inline(always)]
+    fn load_short<V: Short>(self, short: V, half: usize, quarter: usize) -> [V::Floats; 2] {
+        let [a, b] = self.load(short.simd(), half, quarter);
+        let [c, d] = self.load(short.simd(), other_place::<V>(half), quarter);
+        [short.join(a, c), short.join(b, d)]
+    }
+}
+
+/// How many times 32 values two places lie apart that are loaded at once.
+pub(crate) const APART: usize = 4;
+
+#[inline(always)]
+fn other_place<V: Short>(half: usize) -> usize {
+    half + (V::PLACES - 1) * APART
 }
 
 /// Values that were decoded into memory.
@@ -67,6 +83,13 @@ macro_rules! codes {
             fn load<S: Simd>(self, simd: S, half: usize, quarter: usize) -> [S::F32; 2] {
                 simd.$load(&self.0[half].as_chunks().0[quarter])
             }
+
+            #[inline(always)]
+            fn load_short<V: Short>(self, short: V, half: usize, quarter: usize) -> [V::Floats; 2] {
+                let other = other_place::<V>(half);
+                let place = &self.0[half].as_chunks().0[quarter];
+                short.$load(place, &self.0[other].as_chunks().0[quarter])
+            }
         }
     };
 }
@@ -78,6 +101,12 @@ codes!(
     1,
     load_f8_e4m3,
     "Codes of the 8-bit float with 4 bits of exponent."
+);
+codes!(
+    FiniteE4m3Codes,
+    1,
+    load_finite_f8_e4m3,
+    "The same where all are finite, in units of 2^8."
 );
 codes!(
     E5m2Codes,

@@ -10,7 +10,26 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(crate) mod neon;
 pub(crate) mod portable;
+#[cfg(test)]
+mod tests;
+
+/// A provided method that compares rows of codes one by one.
+macro_rules! compare_rows {
+    ($name:ident, $row:ident) => {
+        /// Compare rows of codes, one by one or as many at once as a register holds.
+        #[inline(always)]
+        fn $name(self, counts: &mut CodeCounts<Self>, a: &[[u8; 32]], b: &[[u8; 32]]) {
+            for (a, b) in a.iter().zip(b) {
+                self.$row(counts, a, b);
+            }
+        }
+    };
+}
 
 /// The operations that passes are made of. Comparisons with NaN are false.
 pub(crate) trait Simd: Copy {
@@ -24,6 +43,10 @@ pub(crate) trait Simd: Copy {
     type Counts64: Copy;
     /// 32 codes or counters of 8 bits, 16 of 16, 8 of 32, or 4 of 64.
     type Codes: Copy;
+    /// What short sums of narrow values are made of.
+    type Short: Short<Simd = Self>;
+
+    fn short(self) -> Self::Short;
 
     fn load_f32(self, values: &[f32; 8]) -> Self::F32;
     fn splat_f32(self, value: f32) -> Self::F32;
@@ -31,6 +54,8 @@ pub(crate) trait Simd: Copy {
     fn add_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
     fn sub_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
     fn mul_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// `x · y + z`, rounded once, at every level, as [`fma_f64`](Self::fma_f64).
+    fn fma_f32(self, x: Self::F32, y: Self::F32, z: Self::F32) -> Self::F32;
     fn abs_f32(self, x: Self::F32) -> Self::F32;
     /// `x` where `x > y`, else `y`.
     fn max_f32(self, x: Self::F32, y: Self::F32) -> Self::F32;
@@ -108,6 +133,13 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, codes: &[u8; 32]) -> [Self::F32; 2];
     fn load_f16(self, codes: &[u8; 32]) -> [Self::F32; 2];
     fn load_f8_e4m3(self, codes: &[u8; 16]) -> [Self::F32; 2];
+    /// Those of finite values, in units of 2^8.
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, codes: &[u8; 16]) -> [Self::F32; 2] {
+        let unit = self.splat_f32(1.0 / 256.0);
+        let [x, y] = self.load_f8_e4m3(codes);
+        [self.mul_f32(x, unit), self.mul_f32(y, unit)]
+    }
     fn load_f8_e5m2(self, codes: &[u8; 16]) -> [Self::F32; 2];
 
     fn no_codes(self) -> CodeCounts<Self>;
@@ -119,6 +151,10 @@ pub(crate) trait Simd: Copy {
     fn compare_codes_32(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
     /// Compare 4 pairs of 64-bit sign-magnitude codes.
     fn compare_codes_64(self, counts: &mut CodeCounts<Self>, a: &[u8; 32], b: &[u8; 32]);
+    compare_rows!(compare_rows_16, compare_codes_16);
+    compare_rows!(compare_rows_8, compare_codes_8);
+    compare_rows!(compare_rows_32, compare_codes_32);
+    compare_rows!(compare_rows_64, compare_codes_64);
     /// Compare 8 pairs of 32-bit integers in two's complement, once `flip` is flipped in them.
     fn compare_integers_32(
         self,
@@ -179,6 +215,118 @@ pub(crate) trait Simd: Copy {
     fn reduce_16(self, lanes: Self::Codes) -> (u64, u64);
     /// The largest of 8-bit lanes, and their sum.
     fn reduce_8(self, lanes: Self::Codes) -> (u64, u64);
+}
+
+/// Vectors for short sums of narrow values: of one place in a run, or of the same place in two
+/// parts of it whose sums are kept apart, where a register holds both.
+pub(crate) trait Short: Copy {
+    type Simd: Simd;
+    /// Eight lanes of each place.
+    type Floats: Copy;
+    /// One or two.
+    const PLACES: usize;
+
+    fn simd(self) -> Self::Simd;
+    fn splat(self, value: f32) -> Self::Floats;
+    fn add(self, x: Self::Floats, y: Self::Floats) -> Self::Floats;
+    fn sub(self, x: Self::Floats, y: Self::Floats) -> Self::Floats;
+    fn mul(self, x: Self::Floats, y: Self::Floats) -> Self::Floats;
+    fn abs(self, x: Self::Floats) -> Self::Floats;
+    /// `x` where `x > y`, else `y`.
+    fn max(self, x: Self::Floats, y: Self::Floats) -> Self::Floats;
+
+    /// One place beside the other; the lower is all there is of one.
+    fn join(self, low: <Self::Simd as Simd>::F32, high: <Self::Simd as Simd>::F32) -> Self::Floats;
+    /// Each place; of one, twice the same.
+    fn places(self, x: Self::Floats) -> [<Self::Simd as Simd>::F32; 2];
+
+    // The loads of the same names, of each place.
+
+    fn load_bf16(self, low: &[u8; 32], high: &[u8; 32]) -> [Self::Floats; 2];
+    fn load_f16(self, low: &[u8; 32], high: &[u8; 32]) -> [Self::Floats; 2];
+    fn load_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
+    fn load_finite_f8_e4m3(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
+    fn load_f8_e5m2(self, low: &[u8; 16], high: &[u8; 16]) -> [Self::Floats; 2];
+}
+
+/// One place at a time.
+#[derive(Clone, Copy)]
+pub(crate) struct OnePlace<S>(pub(crate) S);
+
+impl<S: Simd> Short for OnePlace<S> {
+    type Simd = S;
+    type Floats = S::F32;
+    const PLACES: usize = 1;
+
+    #[inline(always)]
+    fn simd(self) -> S {
+        self.0
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> S::F32 {
+        self.0.splat_f32(value)
+    }
+
+    #[inline(always)]
+    fn add(self, x: S::F32, y: S::F32) -> S::F32 {
+        self.0.add_f32(x, y)
+    }
+
+    #[inline(always)]
+    fn sub(self, x: S::F32, y: S::F32) -> S::F32 {
+        self.0.sub_f32(x, y)
+    }
+
+    #[inline(always)]
+    fn mul(self, x: S::F32, y: S::F32) -> S::F32 {
+        self.0.mul_f32(x, y)
+    }
+
+    #[inline(always)]
+    fn abs(self, x: S::F32) -> S::F32 {
+        self.0.abs_f32(x)
+    }
+
+    #[inline(always)]
+    fn max(self, x: S::F32, y: S::F32) -> S::F32 {
+        self.0.max_f32(x, y)
+    }
+
+    #[inline(always)]
+    fn join(self, low: S::F32, _high: S::F32) -> S::F32 {
+        low
+    }
+
+    #[inline(always)]
+    fn places(self, x: S::F32) -> [S::F32; 2] {
+        [x, x]
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, low: &[u8; 32], _high: &[u8; 32]) -> [S::F32; 2] {
+        self.0.load_bf16(low)
+    }
+
+    #[inline(always)]
+    fn load_f16(self, low: &[u8; 32], _high: &[u8; 32]) -> [S::F32; 2] {
+        self.0.load_f16(low)
+    }
+
+    #[inline(always)]
+    fn load_f8_e4m3(self, low: &[u8; 16], _high: &[u8; 16]) -> [S::F32; 2] {
+        self.0.load_f8_e4m3(low)
+    }
+
+    #[inline(always)]
+    fn load_finite_f8_e4m3(self, low: &[u8; 16], _high: &[u8; 16]) -> [S::F32; 2] {
+        self.0.load_finite_f8_e4m3(low)
+    }
+
+    #[inline(always)]
+    fn load_f8_e5m2(self, low: &[u8; 16], _high: &[u8; 16]) -> [S::F32; 2] {
+        self.0.load_f8_e5m2(low)
+    }
 }
 
 /// What comparing codes finds.

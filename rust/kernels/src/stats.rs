@@ -5,6 +5,7 @@
 //! arbitrary-order statistical moments" (Sandia report SAND2008-6212, 2008), equations 2.1 and
 //! 3.1, so that a mean far from zero costs no digits.
 
+mod codes;
 mod kernel;
 mod parts;
 mod passes;
@@ -12,6 +13,7 @@ mod passes;
 pub use kernel::StatsKernel;
 pub use parts::{Extremes, Powers, StatsParts};
 
+use self::codes::Occurrences;
 use crate::histogram::Histogram;
 use crate::number::{Extreme, Number};
 use crate::scaled::{Scaled, scale};
@@ -126,6 +128,8 @@ pub struct StatsPartial {
     negative_infinities: u64,
     saturated: u64,
     histogram: Option<Box<Histogram>>,
+    /// Of codes that are in the histogram and the largest magnitude, and not yet in the rest.
+    occurrences: Option<Box<Occurrences>>,
 }
 
 impl Default for StatsPartial {
@@ -144,6 +148,7 @@ impl Default for StatsPartial {
             negative_infinities: 0,
             saturated: 0,
             histogram: None,
+            occurrences: None,
         }
     }
 }
@@ -176,11 +181,14 @@ pub struct StatsSummary {
 impl StatsPartial {
     /// Add the partial of a later run. Not commutative: of equal extremes the earlier stays.
     pub fn merge(&mut self, later: &Self) {
-        if !later.min.is_nan() && (self.min.is_nan() || self.min.exceeds(later.min)) {
-            self.min = later.min;
+        self.settle();
+        if later.occurrences.is_some() {
+            let mut settled = later.clone();
+            settled.settle();
+            return self.merge(&settled);
         }
-        if later.max.exceeds(self.max) {
-            self.max = later.max;
+        if !later.min.is_nan() {
+            self.extend_range(later.min, later.max);
         }
         if self.abs_max_is_below(later) {
             self.abs_max = later.abs_max;
@@ -199,6 +207,15 @@ impl StatsPartial {
         }
     }
 
+    fn extend_range(&mut self, min: Number, max: Number) {
+        if self.min.is_nan() || self.min.exceeds(min) {
+            self.min = min;
+        }
+        if max.exceeds(self.max) {
+            self.max = max;
+        }
+    }
+
     /// Whether merging `later` takes over its largest magnitude.
     pub fn abs_max_is_below(&self, later: &Self) -> bool {
         later.abs_max.magnitude.exceeds(self.abs_max.magnitude)
@@ -211,6 +228,11 @@ impl StatsPartial {
 
     /// The columns.
     pub fn finish(&self) -> StatsSummary {
+        if self.occurrences.is_some() {
+            let mut settled = self.clone();
+            settled.settle();
+            return settled.finish();
+        }
         let moments = self.moments;
         let n = moments.count as f64;
         let or_nan = |value: f64| if moments.count == 0 { f64::NAN } else { value };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ckptdiff_kernels::{BLOCK, Bf16Comparison, DType, GramKernel, GramPartial, Level, MeanKernel};
+use ckptdiff_kernels::{
+    BLOCK, Bf16Comparison, DType, GramKernel, GramPartial, Level, MeanKernel, Precision,
+};
 
 /// Lengths around every lane, row, piece and block; whole granules of every dtype.
 const LENGTHS: [usize; 8] = [0, 256, 512, 768, 1024, BLOCK, BLOCK + 256, 2 * BLOCK + 1792];
@@ -32,8 +34,19 @@ fn gram(
     runs: &[(DType, &[u8])],
     elements: usize,
 ) -> GramPartial {
+    gram_in(Precision::Single, level, parents, runs, elements)
+}
+
+fn gram_in(
+    precision: Precision,
+    level: Level,
+    parents: &[Option<usize>],
+    runs: &[(DType, &[u8])],
+    elements: usize,
+) -> GramPartial {
     let mut partial = GramPartial::default();
-    GramKernel::new(level, Arc::from(parents)).accumulate(runs, elements, &mut partial);
+    let mut kernel = GramKernel::new(level, Arc::from(parents), precision);
+    kernel.accumulate(runs, elements, &mut partial);
     partial
 }
 
@@ -111,6 +124,45 @@ fn every_level_gives_the_same_bits_for_every_dtype() {
                 );
                 let matrix = partial.matrix(TREE.len());
                 assert!(matrix.iter().all(|entry| !entry.is_nan()), "{dtype}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_gives_the_same_bits_of_products_in_f32() {
+    let elements = 3 * BLOCK + 1792;
+    for count in 1..=14 {
+        let parents: Vec<Option<usize>> = (0..count).map(|t: usize| t.checked_sub(1)).collect();
+        for dtype in [DType::BF16, DType::F16, DType::F8E4M3, DType::F8E5M2] {
+            let mut runs: Vec<Vec<u8>> = (0..count as u64)
+                .map(|seed| bytes(dtype, elements, seed))
+                .collect();
+            // No exponent is far from that of one, and nothing but finite.
+            let width = dtype.bits() as usize / 8;
+            for code in runs.iter_mut().flatten().skip(width - 1).step_by(width) {
+                *code = *code & 0x87 | 0x38;
+            }
+            let runs = of(dtype, &runs);
+            let partials: Vec<GramPartial> = Level::available()
+                .into_iter()
+                .map(|level| gram(level, &parents, &runs, elements))
+                .collect();
+            let double = gram_in(Precision::Double, Level::best(), &parents, &runs, elements);
+            let expected = double.matrix(count);
+            for partial in &partials {
+                assert_eq!(partial, &partials[0], "{dtype}");
+                assert_eq!(partial.finite(), elements as u64);
+                let matrix = partial.matrix(count);
+                if dtype == DType::F16 && count > 1 {
+                    assert_ne!(matrix, expected, "these need more bits than f32 has");
+                }
+                for (index, (found, expected_entry)) in matrix.iter().zip(&expected).enumerate() {
+                    let (i, j) = (index / count, index % count);
+                    let norms = (expected[i * count + i] * expected[j * count + j]).sqrt();
+                    let error = (found - expected_entry).abs();
+                    assert!(error <= 1e-7 * norms, "{dtype} {i} {j}: {error} of {norms}");
+                }
             }
         }
     }

@@ -942,3 +942,98 @@ fn histograms_of_weights_and_of_any_codes() {
         }
     }
 }
+
+/// The dtypes whose codes stats counts.
+fn counted() -> Vec<DType> {
+    let few = |dtype: &DType| dtype.bits() <= 8;
+    judged().into_iter().filter(few).collect()
+}
+
+#[test]
+fn counted_codes_of_long_runs() {
+    // Around each length at which codes are counted otherwise.
+    for dtype in counted() {
+        for length in [1usize << 8, 1 << 13, 1 << 16, 3 << 16] {
+            for count in [length - 1, length, length + 1] {
+                check_stats(dtype, &noise(7, count + 8), count);
+                check_stats(dtype, &weights(dtype, 7, count + 8), count);
+                check_stats(dtype, &vec![0x5a; count + 8], count);
+            }
+        }
+    }
+}
+
+/// Stats of codes in pieces of so many elements.
+fn stats_in_pieces(dtype: DType, bytes: &[u8], count: usize, piece: usize) -> StatsPartial {
+    let options = Arc::new(StatsOptions { histogram: true });
+    let mut kernel = StatsKernel::new(Level::best(), options);
+    let mut partial = StatsPartial::default();
+    for start in (0..count).step_by(piece) {
+        let elements = piece.min(count - start);
+        let bytes = &bytes[start * dtype.bits() as usize / 8..];
+        kernel.accumulate(dtype, bytes, elements, start as u64, &mut partial);
+    }
+    partial
+}
+
+#[test]
+fn counted_codes_do_not_tell_where_runs_were_cut() {
+    let count = 5 * BLOCK * 16 + 3;
+    for dtype in counted() {
+        let bytes = noise(11, count + 8);
+        let whole = format!("{:?}", stats_in_pieces(dtype, &bytes, count, count));
+        for piece in [BLOCK, 7 * BLOCK, 40 * BLOCK] {
+            let parts = stats_in_pieces(dtype, &bytes, count, piece);
+            assert_eq!(format!("{parts:?}"), whole, "{dtype} by {piece}");
+        }
+    }
+}
+
+#[test]
+fn counts_merge_as_the_sums_they_become() {
+    let count = 3 * BLOCK;
+    for dtype in counted() {
+        let (first, second) = (noise(5, count), noise(6, count));
+        let mut counted = stats_in_pieces(dtype, &first, count, count);
+        let later = stats_in_pieces(dtype, &second, count, count);
+        let (mut settled, mut settled_later) = (counted.clone(), later.clone());
+        settled.settle();
+        settled_later.settle();
+        assert_eq!(
+            format!("{:?}", settled.finish()),
+            format!("{:?}", counted.finish())
+        );
+        settled.merge(&settled_later);
+        counted.merge(&later);
+        assert_eq!(format!("{settled:?}"), format!("{counted:?}"), "{dtype}");
+    }
+}
+
+#[test]
+fn codes_of_another_dtype_do_not_mix_with_counts() {
+    let bytes = noise(9, 2 * BLOCK);
+    let mut kernel = StatsKernel::new(Level::best(), Arc::default());
+    let (mut both, mut later) = (StatsPartial::default(), StatsPartial::default());
+    kernel.accumulate(DType::F8E4M3, &bytes, BLOCK, 0, &mut both);
+    let mut merged = both.clone();
+    kernel.accumulate(DType::I8, &bytes, BLOCK, BLOCK as u64, &mut both);
+    kernel.accumulate(DType::I8, &bytes, BLOCK, BLOCK as u64, &mut later);
+    merged.merge(&later);
+    both.settle();
+    assert_eq!(format!("{both:?}"), format!("{merged:?}"));
+}
+
+#[test]
+fn extremes_of_integers_count_as_saturated() {
+    for (dtype, saturated) in [(DType::I32, 3), (DType::U32, 2)] {
+        let values = [i32::MIN, i32::MAX, 0, -1, i32::MAX, 7, -1];
+        let mut bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        bytes.extend(noise(3, 4 * BLOCK).iter().map(|byte| byte & 0x3f));
+        check_stats(dtype, &bytes, BLOCK);
+        check_stats(dtype, &vec![0xff; 4 * BLOCK], BLOCK);
+        let mut partial = StatsPartial::default();
+        let mut kernel = StatsKernel::new(Level::best(), Arc::default());
+        kernel.accumulate(dtype, &bytes, BLOCK, 0, &mut partial);
+        assert_eq!(partial.finish().saturated, saturated, "{dtype}");
+    }
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ckptdiff_kernels::{DiffOptions, DiffPartial, DiffSummary, Histogram};
 
 use super::{
-    Cell, Column, Kind, QUANTILES, RowDType, Table, When, multi_index, python_float, quantile,
-    shape_cell,
+    Cell, Column, Definition, Kind, QUANTILES, RowDType, Table, When, columns_of, multi_index,
+    python_float, quantile, shape_cell,
 };
 use crate::manifest::Manifest;
 use crate::names::Names;
@@ -286,8 +286,20 @@ impl DiffColumn {
         });
         fixed.chain(above).chain(quantiles).collect()
     }
+}
 
-    fn cell<'a>(&self, row: &Row<'a>) -> Cell<'a> {
+impl Definition for DiffColumn {
+    type Row<'a> = Row<'a>;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn cell<'a>(&self, row: &Self::Row<'a>) -> Cell<'a> {
         match self.source {
             Source::Summary(cell) => cell(row),
             Source::Above(position) => Cell::Count(row.partial.above(position)),
@@ -423,18 +435,7 @@ impl Table for DiffTable {
     }
 
     fn columns(&self, names: &[&str], rows: Range<usize>) -> Option<Vec<Column<'_>>> {
-        let find = |name: &&str| self.columns.iter().find(|column| column.name == *name);
-        let columns: Vec<_> = names.iter().map(find).collect::<Option<_>>()?;
-        let mut filled: Vec<_> = columns
-            .iter()
-            .map(|column| column.kind.column(rows.len()))
-            .collect();
-        for row in rows.map(|row| self.view(row)) {
-            for (filled, column) in filled.iter_mut().zip(&columns) {
-                filled.push(column.cell(&row));
-            }
-        }
-        Some(filled)
+        columns_of(&self.columns, names, rows.map(|row| self.view(row)))
     }
 
     fn histogram(&self, row: usize) -> Option<&Histogram> {

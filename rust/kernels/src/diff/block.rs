@@ -1,12 +1,13 @@
 //! One block of pairs on its way into the partial.
 //!
-//! Three paths, each the fallback of the one before: an *identical* block needs only a sum of
-//! squares, a *regular* one a pass in fixed lanes (of integers, narrow or wide), and everything
-//! else (NaN, Inf, extreme magnitudes, 64-bit integers that `f64` does not hold) goes element by
-//! element, in code that is slow and obvious.
+//! Four paths, each the fallback of the one before: an *identical* block needs only a sum of
+//! squares, a *regular* one a pass in fixed lanes (of integers, narrow or wide), one with NaN or Inf
+//! is what is left without them, and everything else (extreme magnitudes, 64-bit integers that
+//! `f64` does not hold) goes element by element, in code that is slow and obvious.
 
 use super::codes::Codes;
 use super::extras::{Extra, Narrowness, NearestZero};
+use super::nonfinite::Zeroed;
 use super::value::{Difference, Value};
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
@@ -18,12 +19,12 @@ use crate::number::{Extreme, Number};
 use crate::passes::{
     CodeComparison, CompareCodes, CompareIntegers, CountBytes, CountComplex, CountComplexSingle,
     CountNarrow, CountSingle, CountWide, DiffIntegers, DiffNarrow, DiffSums, DiffWide, ExactInF64,
-    GroupsWith, LargestDifference, ProductsNarrow, ProductsWide, Range, Side, SmallInteger,
-    SquaresIntegers, SquaresNarrow, SquaresWide, position_of,
+    FiniteE4m3, GroupsWith, LargestDifference, ProductsNarrow, ProductsWide, Range, Side,
+    SmallInteger, SquaresIntegers, SquaresNarrow, SquaresWide, position_of,
 };
 use crate::runs::{
-    Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, I32Codes, I64Codes, NarrowRun, U32Codes,
-    U64Codes, Values, with_codes,
+    Bf16Rows, Decoded, F16Rows, F32Codes, F64Codes, FiniteE4m3Codes, I32Codes, I64Codes, NarrowRun,
+    U32Codes, U64Codes, Values, with_codes,
 };
 use crate::scaled::{Scaled, exponent_of, scale};
 
@@ -39,6 +40,8 @@ pub(super) struct Block<'a> {
     pub(super) wide_b: &'a mut [f64; BLOCK],
     pub(super) difference: &'a mut [f64; BLOCK],
     pub(super) distances: &'a mut Distances,
+    /// Nothing in a block that zeros were put into.
+    pub(super) zeroed: Option<&'a mut Zeroed>,
     pub(super) elements: usize,
     pub(super) components: usize,
     /// Whether every value is exact in `f64`, where 64-bit integers leave that open.
@@ -47,6 +50,9 @@ pub(super) struct Block<'a> {
     pub(super) first: u64,
     pub(super) partial: &'a mut DiffPartial,
 }
+
+/// What [`FiniteE4m3Codes`] come in.
+const E4M3_UNIT: f64 = 256.0;
 
 /// What narrow passes load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +184,7 @@ impl Block<'_> {
             || ((domain != Domain::Integer || self.exact_in_f64) && self.reduce_wide());
         if !reduced && domain == Domain::Integer {
             self.reduce_with_integers();
-        } else if !reduced {
+        } else if !reduced && !self.reduce_without_nonfinite() {
             self.reduce_floats_singly();
         }
     }
@@ -257,7 +263,12 @@ impl Block<'_> {
             if runs == NarrowRuns::Decoded {
                 self.narrow(Side::A);
             }
-            let squares = with_narrow!(runs, self, a, _b => self.level.run(SquaresNarrow(a)));
+            let squares = if self.finite_e4m3(runs) {
+                let codes = FiniteE4m3Codes::new(self.a.bytes);
+                self.level.run(SquaresNarrow(codes)) * (E4M3_UNIT * E4M3_UNIT)
+            } else {
+                with_narrow!(runs, self, a, _b => self.level.run(SquaresNarrow(a)))
+            };
             (squares, Range::NARROW)
         } else {
             let runs = self.wide_runs();
@@ -345,13 +356,13 @@ impl Block<'_> {
             self.narrow(Side::A);
             self.narrow(Side::B);
         }
-        let mut sums = with_narrow!(runs, self, a, b => {
-            let mut sums = self.level.run(DiffNarrow { a, b });
-            if !sums.derive_products() {
-                (sums.squares_b, sums.dot_ab) = self.level.run(ProductsNarrow { a, b });
-            }
-            sums
-        });
+        let mut sums = if self.finite_e4m3(runs) {
+            let a = FiniteE4m3Codes::new(self.a.bytes);
+            let b = FiniteE4m3Codes::new(self.b.bytes);
+            self.narrow_sums(a, b).in_units(E4M3_UNIT)
+        } else {
+            with_narrow!(runs, self, a, b => self.narrow_sums(a, b))
+        };
         if !self.is_harmless(&sums, Range::NARROW) {
             return false;
         }
@@ -373,6 +384,24 @@ impl Block<'_> {
             self.count_narrow_extras(runs, &sums);
         }
         true
+    }
+
+    fn narrow_sums<A: NarrowRun, B: NarrowRun>(&self, a: A, b: B) -> DiffSums {
+        let mut sums = self.level.run(DiffNarrow { a, b });
+        if !sums.derive_products() {
+            (sums.squares_b, sums.dot_ab) = self.level.run(ProductsNarrow { a, b });
+        }
+        sums
+    }
+
+    /// Whether these runs are of E4M3 codes, all finite, which sums can then load in their units:
+    /// these powers of two neither overflow nor vanish, so that nothing is rounded otherwise.
+    fn finite_e4m3(&self, runs: NarrowRuns) -> bool {
+        runs == NarrowRuns::Same
+            && self.a.dtype == DType::F8E4M3
+            && [self.a, self.b]
+                .into_iter()
+                .all(|side| self.level.run(FiniteE4m3(side.bytes)))
     }
 
     /// A block with F32 on a side, and what `f32` holds on the other, with the arithmetic of narrow

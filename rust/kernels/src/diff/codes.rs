@@ -76,8 +76,10 @@ impl<'a> Codes<'a> {
                 byte & !sign == 0
             })
         };
+        // No look at each code where all are the most common of zeros.
+        let no_bits = || self.bytes.iter().fold(0, |bits, byte| bits | byte) == 0;
         // 2^-127 is the code of zero bits, and there is no zero; see `power_of_two`.
-        self.dtype != DType::F8E8M0 && self.bytes.chunks_exact(width).all(zero)
+        self.dtype != DType::F8E8M0 && (no_bits() || self.bytes.chunks_exact(width).all(zero))
     }
 
     /// The sign in a code's most significant byte, for types that have a negative zero.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::block::Block;
 use super::codes::Codes;
+use super::nonfinite::Zeroed;
 use super::{DiffOptions, DiffPartial};
 use crate::BLOCK;
 use crate::decode::Aligned;
@@ -23,6 +24,7 @@ struct Scratch {
     b: Side,
     difference: Aligned<f64>,
     distances: Distances,
+    zeroed: Zeroed,
 }
 
 /// One side of a block.
@@ -56,6 +58,7 @@ impl DiffKernel {
                 b: Side::new(),
                 difference: Aligned([0.0; BLOCK]),
                 distances: [[0; 32]; BLOCK / 32],
+                zeroed: Zeroed::new(),
             }),
         }
     }
@@ -93,6 +96,7 @@ impl DiffKernel {
                 b: side_b,
                 difference,
                 distances,
+                zeroed,
             } = &mut *self.scratch;
             let codes_a = Codes::prepare(
                 self.level,
@@ -123,6 +127,7 @@ impl DiffKernel {
                 wide_b: &mut side_b.wide.0,
                 difference: &mut difference.0,
                 distances,
+                zeroed: Some(zeroed),
                 elements: count,
                 components: codes_a.dtype.components().max(codes_b.dtype.components()),
                 exact_in_f64: false,

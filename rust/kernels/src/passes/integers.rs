@@ -130,6 +130,7 @@ pub(crate) struct SquaresIntegers<'a> {
 
 impl Pass for SquaresIntegers<'_> {
     type Output = f64;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> f64 {
@@ -179,6 +180,7 @@ pub(crate) struct ExactInF64<'a> {
 
 impl Pass for ExactInF64<'_> {
     type Output = bool;
+    const LEFT_TO_COMPILER: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {

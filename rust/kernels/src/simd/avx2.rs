@@ -3,7 +3,9 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{
+    Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, OnePlace, Simd,
+};
 
 /// Proof that this machine has AVX2, F16C and FMA.
 #[derive(Clone, Copy)]
@@ -46,6 +48,12 @@ impl Simd for Avx2 {
     type Counts32 = __m256i;
     type Counts64 = __m256i;
     type Codes = __m256i;
+    type Short = OnePlace<Self>;
+
+    #[inline(always)]
+    fn short(self) -> OnePlace<Self> {
+        OnePlace(self)
+    }
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> __m256 {
@@ -77,6 +85,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn mul_f32(self, x: __m256, y: __m256) -> __m256 {
         avx2!(_mm256_mul_ps(x, y))
+    }
+
+    #[inline(always)]
+    fn fma_f32(self, x: __m256, y: __m256, z: __m256) -> __m256 {
+        avx2!(_mm256_fmadd_ps(x, y, z))
     }
 
     #[inline(always)]
@@ -335,12 +348,11 @@ impl Simd for Avx2 {
     fn load_f8_e4m3(self, codes: &[u8; 16]) -> [__m256; 2] {
         avx2!({
             let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
-            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7f));
-            let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
-            let sign = _mm256_and_si256(codes, _mm256_set1_epi16(i16::MIN));
-            let half = _mm256_or_si256(_mm256_slli_epi16::<7>(magnitude), sign);
-            // The exponent of a half has a bias of 15, not 7; subnormals come out right, too.
-            let half = _mm256_or_si256(half, nan);
+            // All ones beside the sign.
+            let magnitude = _mm256_or_si256(codes, _mm256_set1_epi16(!0x7f));
+            let nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(-1));
+            // All bits but the sign, which a NaN keeps.
+            let half = _mm256_or_si256(e4m3_as_half(codes), _mm256_srli_epi16::<1>(nan));
             let scale = _mm256_set1_ps(256.0);
             [
                 _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), scale),
@@ -350,14 +362,26 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_f8_e5m2(self, codes: &[u8; 16]) -> [__m256; 2] {
+    fn load_finite_f8_e4m3(self, codes: &[u8; 16]) -> [__m256; 2] {
         avx2!({
-            // The upper byte of a half.
-            let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
-            let half = _mm256_slli_epi16::<8>(codes);
+            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast()));
+            let half = e4m3_as_half(codes);
             [
                 _mm256_cvtph_ps(_mm256_castsi256_si128(half)),
                 _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(half)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn load_f8_e5m2(self, codes: &[u8; 16]) -> [__m256; 2] {
+        avx2!({
+            // The upper byte of a half.
+            let zero = _mm_setzero_si128();
+            let codes = _mm_loadu_si128(codes.as_ptr().cast());
+            [
+                _mm256_cvtph_ps(_mm_unpacklo_epi8(zero, codes)),
+                _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, codes)),
             ]
         })
     }
@@ -960,6 +984,23 @@ impl Simd for Avx2 {
             let sums = _mm256_sad_epu8(lanes, _mm256_setzero_si256());
             (largest, self.sum_counts64(sums))
         })
+    }
+}
+
+/// Halves of 2^-8 of what finite codes with 4 bits of exponent stand for, of which each is the
+/// lower byte of a word and has its sign in all of the upper one. The exponent of a half has a bias
+/// of 15, not 7; subnormals come out right, too.
+///
+/// # Safety
+///
+/// The machine must have AVX2.
+#[inline(always)]
+unsafe fn e4m3_as_half(codes: __m256i) -> __m256i {
+    // SAFETY: the caller's.
+    unsafe {
+        // Of the signs that the shift leaves in front one stays.
+        let shifted = _mm256_slli_epi16::<7>(codes);
+        _mm256_and_si256(shifted, _mm256_set1_epi16(0xbf80_u16 as i16))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Lanes as arrays, for the compiler to make of them what the target has.
 
-use super::{Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, Simd};
+use super::{
+    Classes, CodeClasses, CodeCounts, CodeExtremes, CodeRange, IntegerSums, OnePlace, Simd,
+};
 use crate::decode::{f8_e4m3, f8_e5m2, f16};
 
 /// Needs nothing.
@@ -32,6 +34,12 @@ impl Simd for Portable {
     type Counts32 = [u32; 8];
     type Counts64 = [u64; 4];
     type Codes = [u32; 32];
+    type Short = OnePlace<Self>;
+
+    #[inline(always)]
+    fn short(self) -> OnePlace<Self> {
+        OnePlace(self)
+    }
 
     #[inline(always)]
     fn load_f32(self, values: &[f32; 8]) -> [f32; 8] {
@@ -61,6 +69,15 @@ impl Simd for Portable {
     #[inline(always)]
     fn mul_f32(self, x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
         lanes!(x, y => x * y)
+    }
+
+    #[inline(always)]
+    fn fma_f32(self, x: [f32; 8], y: [f32; 8], z: [f32; 8]) -> [f32; 8] {
+        let mut result = z;
+        for lane in 0..8 {
+            result[lane] = x[lane].mul_add(y[lane], z[lane]);
+        }
+        result
     }
 
     #[inline(always)]

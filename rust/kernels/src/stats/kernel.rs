@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use super::codes::CodeCounter;
 use super::passes::{
     ClassifyCodes, NarrowPass, Pivot, PowerSums, PowersPass, ShortPowersPass, Survey, SurveyCodes,
-    SurveyPass, WidePass, WidePivot,
+    SurveyIntegers, SurveyPass, WidePass, WidePivot,
 };
 use super::{Moments, StatsOptions, StatsPartial};
 use crate::BLOCK;
@@ -14,7 +15,7 @@ use crate::dtype::{DType, Domain};
 use crate::exponents::{add_narrow, add_wide};
 use crate::level::Level;
 use crate::number::{Extreme, Number};
-use crate::runs::{F32Codes, with_codes};
+use crate::runs::{F32Codes, I32Codes, U32Codes, WideRun, with_codes};
 use crate::scaled::{Scaled, exponent_of, scale};
 use crate::simd::Classes;
 
@@ -29,6 +30,7 @@ struct Scratch {
     narrow: Aligned<f32>,
     wide: Aligned<f64>,
     unpacked: [u8; BLOCK],
+    codes: CodeCounter,
 }
 
 /// Between these magnitudes fourth powers are safe in `f64`.
@@ -44,6 +46,7 @@ impl StatsKernel {
                 narrow: Aligned([0.0; BLOCK]),
                 wide: Aligned([0.0; BLOCK]),
                 unpacked: [0; BLOCK],
+                codes: CodeCounter::new(level),
             }),
         }
     }
@@ -68,6 +71,10 @@ impl StatsKernel {
         let step = BLOCK / components;
         if self.options.histogram {
             partial.histogram.get_or_insert_default();
+        }
+        if dtype.has_few_codes() && !dtype.is_packed() {
+            let counter = &mut self.scratch.codes;
+            return counter.accumulate(dtype, &bytes[..elements], first, partial);
         }
         let mut start = 0;
         while start < elements {
@@ -97,23 +104,23 @@ impl StatsKernel {
             narrow,
             wide,
             unpacked,
+            codes,
         } = &mut *self.scratch;
-        let codes = if dtype.is_packed() {
-            unpack(dtype, raw, &mut unpacked[..elements]);
-            &unpacked[..elements]
-        } else {
-            raw
-        };
+        if dtype.is_packed() {
+            let unpacked = &mut unpacked[..elements];
+            unpack(dtype, raw, unpacked);
+            return codes.accumulate(dtype, unpacked, first, partial);
+        }
         let mut block = Block {
             level: self.level,
             dtype,
-            codes,
+            codes: raw,
             narrow: &mut narrow.0[..floats],
             values: &mut wide.0[..floats],
             first,
             partial,
         };
-        if block.reduce_codes() {
+        if block.reduce_codes() || block.reduce_integer_codes() {
             return;
         }
         block.decode();
@@ -177,12 +184,10 @@ impl Block<'_> {
         };
         let bytes = (self.dtype.bits() / 8) as usize;
         let extremes = match self.dtype {
-            DType::F32 | DType::BF16 | DType::F16 | DType::F8E4M3 | DType::F8E5M2 => {
-                self.level.run(SurveyCodes {
-                    bytes,
-                    codes: self.codes,
-                })
-            }
+            DType::F32 | DType::BF16 | DType::F16 => self.level.run(SurveyCodes {
+                bytes,
+                codes: self.codes,
+            }),
             _ => return false,
         };
         let constant = extremes.lowest == extremes.highest;
@@ -219,7 +224,7 @@ impl Block<'_> {
             self.decode();
             self.record(largest, None);
         }
-        self.extend_range(
+        self.partial.extend_range(
             Number::float(value(extremes.lowest)),
             Number::float(value(extremes.highest)),
         );
@@ -227,6 +232,60 @@ impl Block<'_> {
         self.partial.moments.merge(&moments);
         self.partial.absolute.merge(sums.absolute.into());
         true
+    }
+
+    /// Reduce a whole block of integers of 32 bits from their codes, if it is harmless.
+    fn reduce_integer_codes(&mut self) -> bool {
+        let signed = match self.dtype {
+            DType::I32 => true,
+            DType::U32 => false,
+            _ => return false,
+        };
+        if self.values.len() != BLOCK {
+            return false;
+        }
+        let found = self.level.run(SurveyIntegers {
+            codes: self.codes,
+            signed,
+        });
+        let constant = found.min == found.max;
+        let sums = if signed {
+            self.wide_sums(I32Codes::new(self.codes), constant)
+        } else {
+            self.wide_sums(U32Codes::new(self.codes), constant)
+        };
+        let Some((pivot, sums)) = sums else {
+            return false;
+        };
+        self.partial.zeros += found.zeros;
+        self.partial.negatives += found.negatives;
+        self.partial.saturated += found.saturated;
+        let largest = found.max.max(-found.min);
+        let exceeds = Number::float(largest).exceeds(self.partial.abs_max.magnitude);
+        if exceeds || self.partial.histogram.is_some() {
+            self.decode();
+        }
+        if exceeds {
+            self.record(largest, None);
+        }
+        if let Some(histogram) = &mut self.partial.histogram {
+            histogram.add_zeros(found.zeros);
+            let nonzero = BLOCK as u64 - found.zeros;
+            add_wide(self.level, self.values, largest, nonzero, histogram);
+        }
+        self.partial
+            .extend_range(Number::float(found.min), Number::float(found.max));
+        let moments = Moments::from_powers(BLOCK as u64, 0, pivot, sums.powers);
+        self.partial.moments.merge(&moments);
+        self.partial.absolute.merge(sums.absolute.into());
+        true
+    }
+
+    /// The pivot and the sums of powers around it, where those of a whole block are good.
+    fn wide_sums<R: WideRun>(&self, run: R, constant: bool) -> Option<(f64, PowerSums)> {
+        let pivot = self.level.run(WidePivot(run));
+        let sums = self.level.run(WidePass { run, pivot });
+        sums.harmless(BLOCK, constant).then_some((pivot, sums))
     }
 
     /// Add the magnitudes of a block to the histogram, if there is one.
@@ -262,10 +321,7 @@ impl Block<'_> {
     fn sums_of_codes(&self, constant: bool) -> Option<(f64, PowerSums)> {
         let count = self.values.len();
         if self.dtype == DType::F32 {
-            let run = F32Codes::new(self.codes);
-            let pivot = self.level.run(WidePivot(run));
-            let sums = self.level.run(WidePass { run, pivot });
-            return sums.harmless(count, constant).then_some((pivot, sums));
+            return self.wide_sums(F32Codes::new(self.codes), constant);
         }
         with_codes!(self.dtype, run => {
             let run = run(self.codes);
@@ -310,7 +366,7 @@ impl Block<'_> {
             return;
         }
         // Adding 0.0 turns a −0 into 0, so that it does not matter which of them came first.
-        self.extend_range(
+        self.partial.extend_range(
             Number::float(survey.min + 0.0),
             Number::float(survey.max + 0.0),
         );
@@ -330,16 +386,6 @@ impl Block<'_> {
         self.partial.negatives += survey.negatives;
         self.partial.subnormals += survey.subnormals;
         self.partial.saturated += survey.saturated;
-    }
-
-    fn extend_range(&mut self, min: Number, max: Number) {
-        let partial = &mut *self.partial;
-        if partial.min.is_nan() || partial.min.exceeds(min) {
-            partial.min = min;
-        }
-        if max.exceeds(partial.max) {
-            partial.max = max;
-        }
     }
 
     /// Fold the moments and the sum of magnitudes. Leaves the values scaled.
@@ -423,7 +469,7 @@ impl Block<'_> {
             let value = integer_at(self.dtype, self.codes, index);
             self.partial.saturated += u64::from(value == lowest || value == highest);
             let number = Number::integer(value);
-            self.extend_range(number, number);
+            self.partial.extend_range(number, number);
             let magnitude = Number::integer(value.abs());
             if magnitude.exceeds(self.partial.abs_max.magnitude) {
                 self.partial.abs_max = Extreme {

@@ -10,7 +10,7 @@ use crate::decode::PADDING;
 use crate::level::Pass;
 use crate::passes::{ShortTerms, Sum, add_two, pair, rows, sum_lanes, sum_short};
 use crate::runs::{NarrowRun, Values, WideRun};
-use crate::simd::{Classes, CodeExtremes, Simd};
+use crate::simd::{Classes, CodeExtremes, OnePlace, Short, Simd};
 
 /// What one pass over a block finds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,6 +98,72 @@ impl Pass for SurveyPass<'_> {
         // Zeros are below the smallest normal but not subnormal.
         survey.subnormals = survey.subnormals.saturating_sub(survey.zeros);
         survey
+    }
+}
+
+/// Extremes of integers of 32 bits, and counts among them; their length is a multiple of 32 bytes.
+pub(super) struct SurveyIntegers<'a> {
+    pub(super) codes: &'a [u8],
+    pub(super) signed: bool,
+}
+
+/// What [`SurveyIntegers`] finds.
+pub(super) struct FoundIntegers {
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) zeros: u64,
+    pub(super) negatives: u64,
+    pub(super) saturated: u64,
+}
+
+impl Pass for SurveyIntegers<'_> {
+    type Output = FoundIntegers;
+    const LEFT_TO_COMPILER: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> FoundIntegers {
+        const LANES: usize = 8;
+        // With the upper bit flipped unsigned integers are in the order of signed ones.
+        let flip = if self.signed { 0 } else { i32::MIN };
+        let rows = self.codes.as_chunks::<4>().0.as_chunks::<LANES>().0;
+        let (mut lowest, mut highest) = ([i32::MAX; LANES], [i32::MIN; LANES]);
+        let (mut zeros, mut negatives) = ([0u32; LANES], [0u32; LANES]);
+        for row in rows {
+            for lane in 0..LANES {
+                let code = i32::from_le_bytes(row[lane]);
+                lowest[lane] = lowest[lane].min(code ^ flip);
+                highest[lane] = highest[lane].max(code ^ flip);
+                zeros[lane] += u32::from(code == 0);
+                negatives[lane] += code as u32 >> 31;
+            }
+        }
+        let lowest = lowest.into_iter().fold(i32::MAX, i32::min);
+        let highest = highest.into_iter().fold(i32::MIN, i32::max);
+        let total = |counts: [u32; LANES]| u64::from(counts.iter().sum::<u32>());
+        // Rare, and not worth a count of every row. The lowest unsigned integer is zero.
+        let saturated = |code: &[u8; 4]| {
+            let order = i32::from_le_bytes(*code) ^ flip;
+            order == i32::MAX || self.signed && order == i32::MIN
+        };
+        let value = |order: i32| {
+            if self.signed {
+                f64::from(order)
+            } else {
+                f64::from((order ^ flip) as u32)
+            }
+        };
+        FoundIntegers {
+            min: value(lowest),
+            max: value(highest),
+            zeros: total(zeros),
+            negatives: if self.signed { total(negatives) } else { 0 },
+            saturated: if highest == i32::MAX || self.signed && lowest == i32::MIN {
+                let codes = rows.as_flattened();
+                codes.iter().filter(|code| saturated(code)).count() as u64
+            } else {
+                0
+            },
+        }
     }
 }
 
@@ -205,7 +271,7 @@ impl<R: NarrowRun> Pass for ShortPowersPass<R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Option<PowerSums> {
-        let sums = sum_short(simd, self.0.halves(), &mut PowerTerms(self.0));
+        let sums = sum_short(simd, self.0.halves(), &PowerTerms(self.0));
         let [absolute, first, second, third, fourth] = sums.totals;
         let powers = PowerSums {
             absolute,
@@ -218,17 +284,23 @@ impl<R: NarrowRun> Pass for ShortPowersPass<R> {
 /// |x|, x, x², x³ and x⁴.
 struct PowerTerms<R>(R);
 
-impl<S: Simd, R: NarrowRun> ShortTerms<S, 5> for PowerTerms<R> {
+impl<R: NarrowRun> ShortTerms<5> for PowerTerms<R> {
     #[inline(always)]
-    fn of_quarter(&mut self, simd: S, half: usize, quarter: usize) -> [S::F32; 5] {
-        let x = self.0.load(simd, half, quarter);
-        let square = rows!(simd.mul_f32(x, x));
+    fn of_quarter<V: Short>(
+        &self,
+        short: V,
+        half: usize,
+        quarter: usize,
+        _largest: &mut V::Floats,
+    ) -> [V::Floats; 5] {
+        let x = self.0.load_short(short, half, quarter);
+        let square = rows!(short.mul(x, x));
         [
-            pair(simd, [simd.abs_f32(x[0]), simd.abs_f32(x[1])]),
-            pair(simd, x),
-            pair(simd, square),
-            pair(simd, rows!(simd.mul_f32(square, x))),
-            pair(simd, rows!(simd.mul_f32(square, square))),
+            pair(short, [short.abs(x[0]), short.abs(x[1])]),
+            pair(short, x),
+            pair(short, square),
+            pair(short, rows!(short.mul(square, x))),
+            pair(short, rows!(short.mul(square, square))),
         ]
     }
 }
@@ -336,8 +408,8 @@ impl<R: NarrowRun> Pass for Pivot<R> {
         let (mut sum, mut squares) = (zero, zero);
         for (half, quarter) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let x = self.0.load(simd, half, quarter);
-            sum = simd.add_f32(sum, pair(simd, x));
-            squares = simd.add_f32(squares, pair(simd, rows!(simd.mul_f32(x, x))));
+            sum = simd.add_f32(sum, pair(OnePlace(simd), x));
+            squares = simd.add_f32(squares, pair(OnePlace(simd), rows!(simd.mul_f32(x, x))));
         }
         let (mut mean, mut mean_square) = (0.0, 0.0);
         for (sum, square) in simd.array_f32(sum).into_iter().zip(simd.array_f32(squares)) {
