@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from ckptdiff.backends import devices
 from ckptdiff.callbacks import Watcher
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -60,7 +61,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    try:
+        name = devices.resolved(options.device)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    device = torch.device("cpu" if name == devices.TORCH_CPU else name)
 
     def wait() -> None:
         if device.type == "cuda":

@@ -58,7 +58,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a name above")
     parser.add_argument("--lapack", action="store_true")
     options = parser.parse_args()
-    make = make_matrix_on(options.device)
+    try:
+        make = make_matrix_on(options.device)
+    except ValueError as refused:
+        raise SystemExit(str(refused)) from None
     say(f"device: {options.device}")
     say("| matrix | shape | randomised, s | exact, s | LAPACK, s | bound | true error |")
     say("|---|---:|---:|---:|---:|---:|---:|")

@@ -7,13 +7,17 @@ Run as ``python -m tests.distributed_diffs FOLDER CASE``; the folder has ``a.saf
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import ckptdiff
 import torch
+from ckptdiff import _core
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
@@ -144,6 +148,119 @@ def one_rank_fails(folder: Path, bytes_here: Bytes) -> Any:
     return ckptdiff.diff(path, b)
 
 
+def _rank() -> int:
+    return int(torch.distributed.get_rank())
+
+
+def _pair(folder: Path) -> tuple[State, State]:
+    whole = load_file(folder / "a.safetensors")
+    return whole, distributed(load_file(folder / "b.safetensors"))
+
+
+def other_choice_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    """Its rows would be counted with others of the same number."""
+    exclude = "model.both.weight" if _rank() == 1 else ()
+    return ckptdiff.diff(*_pair(folder), exclude=exclude)
+
+
+def one_more_tensor_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    a, b = _pair(folder)
+    if _rank() == 1:
+        a["aux"] = b["aux"] = torch.zeros(3)
+    return ckptdiff.diff(a, b)
+
+
+def one_tensor_less_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    a, b = _pair(folder)
+    if _rank() == 1:
+        del a["model.columns.weight"]
+    return ckptdiff.diff(a, b)
+
+
+def other_options_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.diff(*_pair(folder), atol=0.5 * _rank())
+
+
+def plain_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    a, b = _pair(folder)
+    if _rank() == 1:
+        b["model.both.weight"] = load_file(folder / "b.safetensors")["model.both.weight"]
+    return ckptdiff.diff(a, b)
+
+
+def other_choice_of_stats(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.stats(_pair(folder)[1], include="*both*" if _rank() else "*rows*")
+
+
+def no_file_for_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.diff(folder / f"{'az'[_rank()]}.safetensors", _pair(folder)[1])
+
+
+def bad_option_in_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.diff(*_pair(folder), threads=-_rank())
+
+
+def progress_stops_one_rank(folder: Path, bytes_here: Bytes) -> Any:
+    def stop(done: int, total: int) -> None:
+        if _rank() == 1:
+            raise KeyError("stop")
+
+    return ckptdiff.diff(*_pair(folder), on_progress=stop)
+
+
+def one_rank_fails_at_the_end(folder: Path, bytes_here: Bytes) -> Any:
+    """When the partials are merged, and the others are about to return."""
+    pair = _pair(folder)
+    failure = OSError("the disk is gone") if _rank() == 1 else None
+    with mock.patch(
+        "ckptdiff.backends.torch.run.diff_of_partials",
+        side_effect=failure,
+        wraps=_core.diff_of_partials,
+    ):
+        return ckptdiff.diff(*pair)
+
+
+def spectrum(folder: Path, bytes_here: Bytes) -> Any:
+    return ckptdiff.spectrum(_pair(folder)[1])
+
+
+def meshes_in_any_order(folder: Path, bytes_here: Bytes) -> Any:
+    """Each rank has its sides' tensors in another order, on three meshes of the same ranks."""
+    whole, b = _pair(folder)
+    b["model.columns.weight"] = distribute_tensor(
+        load_file(folder / "b.safetensors")["model.columns.weight"],
+        init_device_mesh("cpu", (RANKS,)),
+        [Shard(1)],
+    )
+    mesh = init_device_mesh("cpu", (RANKS, 1), mesh_dim_names=("data", "tensor"))
+    b["model.rows.weight"] = distribute_tensor(
+        load_file(folder / "b.safetensors")["model.rows.weight"], mesh, [Shard(0), Replicate()]
+    )
+    if _rank() == 1:
+        b = dict(reversed(b.items()))
+    return ckptdiff.diff(whole, b, histogram=True, thresholds=[0.0], on_progress=bytes_here)
+
+
+def nccl(folder: Path, case: str) -> None:
+    """A case of tensors on a GPU each, over nccl."""
+    rank = int(os.environ["RANK"])
+    torch.cuda.set_device(rank)
+    torch.distributed.init_process_group("nccl", device_id=torch.device("cuda", rank))
+    mesh = init_device_mesh("cuda", (RANKS,))
+    a, b = (
+        {
+            name: distribute_tensor(value.cuda(), mesh, [placement_of(name)])
+            for name, value in load_file(folder / f"{side}.safetensors").items()
+        }
+        for side in "ab"
+    )
+    counter = Bytes()
+    report = ckptdiff.diff(a, b, histogram=True, thresholds=[0.0], on_progress=counter)
+    result = {"report": report.to_json(), "bytes": counter.total}
+    (folder / f"{case}.{rank}.json").write_text(json.dumps(result))
+    torch.distributed.destroy_process_group()
+
+
 CASES: dict[str, Callable[[Path, Bytes], Any]] = {
     function.__name__: function
     for function in (
@@ -156,18 +273,34 @@ CASES: dict[str, Callable[[Path, Bytes], Any]] = {
         sharded_tensors,
         placed_differently,
         one_rank_fails,
+        other_choice_in_one_rank,
+        one_more_tensor_in_one_rank,
+        one_tensor_less_in_one_rank,
+        other_options_in_one_rank,
+        plain_in_one_rank,
+        other_choice_of_stats,
+        no_file_for_one_rank,
+        bad_option_in_one_rank,
+        progress_stops_one_rank,
+        one_rank_fails_at_the_end,
+        meshes_in_any_order,
+        spectrum,
     )
 }
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    torch.distributed.init_process_group("gloo")
+    if len(sys.argv) > 3:
+        nccl(folder, sys.argv[2])
+        return
+    # a rank that waits in vain is to fail here, and not in half an hour
+    torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=120))
     for case in sys.argv[2].split(","):
         counter = Bytes()
         try:
             result = {"report": CASES[case](folder, counter).to_json(), "bytes": counter.total}
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
             result = {"error": f"{type(error).__name__}: {error}"}
         rank = torch.distributed.get_rank()
         (folder / f"{case}.{rank}.json").write_text(json.dumps(result))

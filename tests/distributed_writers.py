@@ -45,14 +45,14 @@ def write_in_processes(folder: Path, what: str) -> None:
     run_in_processes("tests.distributed_writers", folder, what)
 
 
-def run_in_processes(module: str, folder: Path, what: str) -> None:
+def run_in_processes(module: str, folder: Path, what: str, *more: str) -> None:
     """Start ``RANKS`` processes of a module that does ``what`` in ``folder``, one rank each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", module, str(folder), what],
+            [sys.executable, "-W", "ignore", "-m", module, str(folder), what, *more],
             env={
                 **os.environ,
                 "RANK": str(rank),

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ckptdiff
 import numpy as np
 import pytest
 import torch
@@ -194,6 +195,56 @@ def test_against_a_checkpoint(model: Model, stored: torch.dtype, tmp_path: Path)
         logs = watcher.step()
         # always from the baseline, and without a cosine
         assert_measures(logs, "", oracle(flat(weights(model)), flat(before)))
+
+
+@pytest.mark.parametrize("way", ["module", "opened", "numpy", "torch"])
+def test_a_baseline_in_memory_stays_what_it_was(way: str, model: Model) -> None:
+    baseline: Any = {
+        "module": model,
+        "opened": ckptdiff.open(model),
+        "numpy": {name: value.detach().numpy() for name, value in model.named_parameters()
+                  if value.dtype == torch.float32},
+        "torch": model.state_dict(),
+    }[way]  # fmt: skip
+    include = list(baseline) if way == "numpy" else ()
+    watcher = Watcher(model, every=1, baseline=baseline, include=include, by="total")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    assert watcher.step()["ckptdiff/relative_update"] == pytest.approx(1)
+
+
+def test_a_complex_baseline_is_refused_by_name() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    complex_weights = {"weight": torch.ones(2, 3, dtype=torch.complex64)}
+    for baseline in (complex_weights, ckptdiff.open(complex_weights)):
+        with pytest.raises(ValueError, match=r"'weight' is C64, the model's parameter is real"):
+            Watcher(layer, baseline=baseline)
+
+
+def test_a_parameter_that_was_replaced_is_measured() -> None:
+    layer = nn.Linear(3, 2, bias=False)
+    watcher = Watcher(layer, every=1, by="total")
+    layer.weight = nn.Parameter(3 * layer.weight.detach())
+    assert watcher.step()["ckptdiff/relative_update"] == pytest.approx(2)
+    layer.weight = nn.Parameter(torch.ones(2, 4))
+    with pytest.raises(ValueError, match=r"'weight' is \[2, 4\] now; it was \[2, 3\]"):
+        watcher.step()
+    del layer.weight
+    with pytest.raises(ValueError, match=r"'weight' is gone; it was \[2, 3\]"):
+        watcher.step()
+
+
+def test_without_float64_sums_are_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ckptdiff.callbacks import sums
+
+    monkeypatch.setattr(sums, "has_float64", lambda device: False)
+    assert sums.wide_dtype(torch.device("xpu")) == torch.float32
+    layer = nn.Linear(30, 20, bias=False)
+    watcher = Watcher(layer, every=1, by="total", baseline={"weight": layer.weight.double()})
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    assert watcher.step()["ckptdiff/relative_update"] == pytest.approx(1)
 
 
 def test_a_mapping_as_baseline_is_not_the_live_weights(model: Model) -> None:

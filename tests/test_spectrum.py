@@ -213,6 +213,21 @@ def test_alpha_is_that_of_weightwatcher() -> None:
     assert small, "the estimate for few eigenvalues is compared, too"
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [2, 4, 6, 7, 8, 9, 19, 20])
+def test_alpha_of_few_eigenvalues_is_that_of_weightwatcher(count: int) -> None:
+    power_law = pytest.importorskip("weightwatcher.WW_powerlaw", reason="not installed")
+    eigenvalues = np.exp(np.random.default_rng(count).standard_normal(count))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *_, **__: None)
+        theirs = power_law.WWFit(eigenvalues)
+    ours = fit_tail(eigenvalues)
+    assert ours is not None
+    assert (ours.alpha, ours.distance, ours.xmin) == pytest.approx(
+        (theirs.alpha, theirs.D, theirs.xmin)
+    )
+
+
 def trained_model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -260,6 +275,45 @@ def test_a_merged_lora_has_its_rank(rank: int, dtype: str, method: Any, tmp_path
     b = write_file(tmp_path / "b.safetensors", {"w": tensor(adapted(values, rank), dtype)})
     row = one(ckptdiff.spectrum(a, b, method=method))
     assert (row.low_rank, row.rank) == ("low_rank", rank)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("rank", [1, 8, 16, 64])
+def test_a_product_has_its_rank_in_the_arithmetic_of_its_dtype(rank: int, dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(rank)
+    wanted = getattr(torch, dtype)
+    left = torch.randn(300, rank, generator=generator).to(wanted)
+    right = torch.randn(rank, 300, generator=generator).to(wanted)
+    row = one(ckptdiff.spectrum({"w": left @ right}))
+    assert (row.low_rank, row.rank) == ("low_rank", rank)
+    # what is not a factor is below the floor, and none of the factors is near it
+    values = np.linalg.svd((left @ right).double().numpy(), compute_uv=False)
+    assert values[rank] < row.rank_floor < 0.1 * values[rank - 1]
+
+
+@pytest.mark.parametrize("in_float32", [False, True], ids=["in_its_dtype", "in_float32"])
+@pytest.mark.parametrize("share", [0.003, 0.03, 1.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [1, 8, 16, 64])
+def test_a_merge_has_its_rank_or_rounding_hides_it(
+    rank: int, dtype: str, share: float, in_float32: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    generator = torch.Generator().manual_seed(rank)
+    wanted = getattr(torch, dtype)
+    base = (0.02 * torch.randn(300, 240, generator=generator)).to(wanted)
+    left, right = (torch.randn(*size, generator=generator) for size in ((300, rank), (rank, 240)))
+    left *= share * base.float().norm() / (left @ right).norm()
+    if in_float32:
+        merged = (base.float() + left @ right).to(wanted)
+    else:
+        merged = base + left.to(wanted) @ right.to(wanted)
+    row = one(ckptdiff.spectrum({"w": base}, {"w": merged}, angles=0))
+    if dtype == "float32" or share > 0.003 * rank:
+        assert (row.low_rank, row.rank) == ("low_rank", rank)
+    else:
+        assert (row.low_rank, row.rank) in (("low_rank", rank), ("undecided", None))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -500,6 +554,7 @@ def test_what_is_not_finite_or_zero(method: Any) -> None:
     assert report["good"].spectral_norm == pytest.approx(svd(good)[0])
     zero = report["zero"]
     assert (zero.spectral_norm, zero.rank_90, zero.low_rank, zero.rank) == (0, 0, "zero", 0)
+    assert zero.nuclear_norm == 0
     assert zero.stable_rank is None
     assert [row.name for row in report.nonfinite] == ["bad"]
     of_both = ckptdiff.spectrum({"w": bad}, {"w": good}, method=method)
@@ -586,6 +641,24 @@ def test_torch_gives_what_numpy_gives(device: str, method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-60, 1e-20, 1.0, 1e60])
+def test_a_device_without_float64_holds_what_float32_does_not(
+    scale: float, method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows grow, so that the power of two by which they are divided does."""
+    pytest.importorskip("torch")
+    from ckptdiff.backends.torch import run as torch_run
+
+    monkeypatch.setattr(run, "_BLOCK", 500)
+    monkeypatch.setattr(torch_run, "has_float64", lambda device: False)
+    a = {"w": scale * np.logspace(-3, 0, 90)[:, None] * weights(90, 40)}
+    here = ckptdiff.spectrum(a, method=method)["w"]
+    there = ckptdiff.spectrum(a, method=method, device="cpu-torch")["w"]
+    np.testing.assert_allclose(there.values, here.values, rtol=1e-5)
+    assert there.nonfinite == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("device", ["cpu", "cpu-torch"])
 def test_blocks_change_nothing(device: str, method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices are read, widened and multiplied some rows or columns at a time."""
@@ -637,7 +710,7 @@ def test_the_command_writes_every_format(files: tuple[Path, Path]) -> None:
     assert list(found["matrices"][0]) == list(COLUMNS)
     assert found["matrices"][0]["values"] == list(report["layers.0.w"].values)
     assert found["summary"]["low_rank"] == {
-        "zero": 1, "rounding": 0, "low_rank": 2, "full": 0, "above_k": 0,
+        "zero": 1, "rounding": 0, "low_rank": 2, "full": 0, "above_k": 0, "undecided": 0,
     }  # fmt: skip
     lines = invoke("spectrum", *files, "--format", "csv").stdout.splitlines()
     assert lines[0] == ",".join(COLUMNS)

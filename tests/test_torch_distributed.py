@@ -51,7 +51,7 @@ def assert_same_rows(report: str, engine: str) -> None:
 @pytest.mark.parametrize(
     "case",
     ["both_sharded", "against_a_file", "against_whole_tensors", "strided_shards",
-     "sharded_tensors", "stats"],
+     "sharded_tensors", "stats", "meshes_in_any_order"],
 )  # fmt: skip
 def test_the_report_is_that_of_the_whole(case: str, folder: Path) -> None:
     paths = folder / "a.safetensors", folder / "b.safetensors"
@@ -67,6 +67,18 @@ def test_the_report_is_that_of_the_whole(case: str, folder: Path) -> None:
     size = sum(value.nbytes for value in load_file(paths[0]).values())
     assert sum(result["bytes"] for result in by_rank) == sides * size
     assert all(result["bytes"] < sides * size for result in by_rank)
+
+
+@pytest.mark.gpu
+def test_over_nccl_the_report_is_that_of_the_whole(folder: Path) -> None:
+    if torch.cuda.device_count() < RANKS:
+        pytest.skip(f"needs {RANKS} CUDA devices, and torch sees {torch.cuda.device_count()}")
+    run_in_processes("tests.distributed_diffs", folder, "nccl", "gpu")
+    paths = folder / "a.safetensors", folder / "b.safetensors"
+    engine = ckptdiff.diff(*paths, histogram=True, thresholds=[0.0]).to_json()
+    by_rank = results(folder, "nccl")
+    assert_same_rows(by_rank[0]["report"], engine)
+    assert by_rank[0]["report"] == by_rank[1]["report"]
 
 
 def test_a_live_sharded_module_against_a_file(folder: Path) -> None:
@@ -87,4 +99,54 @@ def test_where_one_process_fails_none_waits(folder: Path) -> None:
     first, second = results(folder, "one_rank_fails")
     assert "CheckpointReadError" in second["error"]
     assert "short.safetensors" in second["error"]
-    assert first["error"].startswith("ValueError: another process failed with CheckpointReadError")
+    assert first["error"].startswith(
+        "ValueError: another process (rank 1) failed with CheckpointReadError"
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "of_first", "of_second"),
+    [
+        ("other_choice_in_one_rank", '["model.both.weight", ', '["model.columns.weight", '),
+        ("one_more_tensor_in_one_rank", '["model.both.weight", ', '["aux", [3], '),
+        ("one_tensor_less_in_one_rank", '["model.columns.weight", ', '["model.middle.weight", '),
+        ("other_options_in_one_rank", '{"atol": 0.0, ', '{"atol": 0.5, '),
+        (
+            "plain_in_one_rank",
+            '["model.both.weight", [7, 9], "BF16", "BF16", "", "R"]',
+            '["model.both.weight", [7, 9], "BF16", "BF16", "", ""]',
+        ),
+        ("other_choice_of_stats", '["model.rows.weight", ', '["model.both.weight", '),
+    ],
+)
+def test_processes_that_compare_other_tensors_are_refused(
+    case: str, of_first: str, of_second: str, folder: Path
+) -> None:
+    first, second = results(folder, case)
+    assert first == second
+    message = first["error"]
+    assert message.startswith("ValueError: every process is to compare the same tensors")
+    assert f"rank 0 has {of_first}" in message
+    assert f"rank 1 has {of_second}" in message
+
+
+@pytest.mark.parametrize(
+    ("case", "failure"),
+    [
+        ("no_file_for_one_rank", "CheckpointNotFoundError: "),
+        ("bad_option_in_one_rank", "ValueError: threads must be 0 (one per core) or more, not -1"),
+        ("progress_stops_one_rank", "KeyError: 'stop'"),
+        ("one_rank_fails_at_the_end", "OSError: the disk is gone"),
+    ],
+)
+def test_wherever_a_process_fails_none_waits(case: str, failure: str, folder: Path) -> None:
+    first, second = results(folder, case)
+    assert second["error"].startswith(failure)
+    assert first["error"] == f"ValueError: another process (rank 1) failed with {second['error']}"
+
+
+def test_a_spectrum_names_the_tensor_that_is_to_be_gathered(folder: Path) -> None:
+    for result in results(folder, "spectrum"):
+        assert result["error"].startswith(
+            "ValueError: tensor 'model.both.weight' is spread over processes, and a spectrum is of"
+        )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.backends import devices
+from ckptdiff.backends.processes import Processes, together
 from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.formats import open_path
 from ckptdiff.formats.options import OpenOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ckptdiff.dynamics.report import SeriesReport
     from ckptdiff.mix_report import MixReport
     from ckptdiff.naming.proposal import Proposal
+    from ckptdiff.pairing import Sides
     from ckptdiff.stats_report import StatsReport
 
 __all__ = [
@@ -77,16 +79,24 @@ def open(  # noqa: A001 - read as ckptdiff.open
         return path
     if isinstance(path, (str, bytes, PathLike)):
         return open_path(os.fsdecode(path), OpenOptions(key=key, optimizer=optimizer))
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(path, torch.nn.Module):
-        path = path.state_dict()
+    path = _state_of(path)
     if isinstance(path, Mapping):
-        from ckptdiff.formats.memory import open_mapping
+        from ckptdiff.formats.memory import ModuleState, open_mapping, open_state
 
-        return open_mapping(path)
+        return open_state(path) if isinstance(path, ModuleState) else open_mapping(path)
     raise TypeError(
         f"a checkpoint is a path or a mapping of names to arrays, not {type(path).__name__}"
     )
+
+
+def _state_of(path: CheckpointLike) -> CheckpointLike:
+    """The state dict of a torch module, anything else as it is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(path, torch.nn.Module):
+        from ckptdiff.formats.memory import ModuleState
+
+        return ModuleState(path.state_dict())
+    return path
 
 
 def diff(
@@ -145,10 +155,10 @@ def diff(
         optimizer: Include optimizer state.
         force: Compare the tensors of one name and shape even where the configs beside both say
             that they are models of different architectures.
-        device: Where to reduce: ``cpu`` with the core's kernels, ``cuda``, ``cuda:1``, ``xpu`` with
-            torch, ``auto`` the first of those that is there, ``torch:cpu`` with torch on the CPU.
-            None is where the tensors are, and the core for all that is on the host. Sums can
-            differ in their last digits from one device to another, nothing else does.
+        device: Where to reduce: ``cpu`` with the core's kernels, ``cuda``, ``cuda:1``, ``xpu``,
+            ``mps`` with torch, ``auto`` the first of those that is there, ``torch:cpu`` with torch
+            on the CPU. None is where the tensors are, and the core for all that is on the host.
+            Sums can differ in their last digits from one device to another, nothing else does.
 
     Raises:
         ArchitectureMismatchError: The configs differ in a field that shapes the layers
@@ -164,72 +174,78 @@ def diff(
     from ckptdiff.diff_report import DiffReport
     from ckptdiff.pairing import check_map, pair
 
-    rules = Rules.of(include, exclude, rename)
-    options = DiffOptions.checked(
-        rules=rules,
-        map=check_map(map),
-        atol=atol,
-        rtol=rtol,
-        cast=cast,
-        thresholds=thresholds,
-        histogram=histogram,
-        force=force,
-    )
-    check_threads(threads)
-    check_isa(isa)
-    check_io(io)
-    if device is not None:
-        device = devices.resolved(device)
-    checkpoint_a = open(a, key=key_a, optimizer=optimizer)
-    checkpoint_b = open(b, key=key_b, optimizer=optimizer)
-    differences, config_notes = _compared_configs(checkpoint_a.path, checkpoint_b.path)
-    if differences and not force:
-        from ckptdiff.config import refuse_other_architecture
+    a, b = _state_of(a), _state_of(b)
+    with together(a, b) as processes:
+        rules = Rules.of(include, exclude, rename)
+        options = DiffOptions.checked(
+            rules=rules,
+            map=check_map(map),
+            atol=atol,
+            rtol=rtol,
+            cast=cast,
+            thresholds=thresholds,
+            histogram=histogram,
+            force=force,
+        )
+        check_threads(threads)
+        check_isa(isa)
+        check_io(io)
+        if device is not None:
+            device = devices.resolved(device)
+        checkpoint_a = open(a, key=key_a, optimizer=optimizer)
+        checkpoint_b = open(b, key=key_b, optimizer=optimizer)
+        differences, config_notes = _compared_configs(checkpoint_a.path, checkpoint_b.path)
+        if differences and not force:
+            from ckptdiff.config import refuse_other_architecture
 
-        refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
-    sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
-    refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
-    pairing = sides.pairing
-    notes = [
-        *config_notes,
-        *sides.notes,
-        *unsupported_notes(
-            LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
-        ),
-    ]
-    backend = _torch_backend(device, sides.a, sides.b)
-    start = time.perf_counter()
-    if backend is not None:
-        table = backend.diff(
-            pairing,
-            sides.a,
-            sides.b,
+            refuse_other_architecture(differences, checkpoint_a.path, checkpoint_b.path)
+        sides = pair(checkpoint_a, checkpoint_b, rules, options.map)
+        refuse_empty_choice((sides.a, sides.named_a), (sides.b, sides.named_b))
+        pairing = sides.pairing
+        notes = [
+            *config_notes,
+            *_left_out(checkpoint_a),
+            *_left_out(checkpoint_b),
+            *sides.notes,
+            *unsupported_notes(
+                LazySequence(pairing.unsupported, lambda pair: _undecoded(sides.a, sides.b, pair))
+            ),
+        ]
+        processes.agree(lambda: _compared(sides, options))
+        backend = _torch_backend(device, processes, sides.a, sides.b)
+        start = time.perf_counter()
+        if backend is not None:
+            table = backend.diff(
+                pairing,
+                sides.a,
+                sides.b,
+                options=options,
+                device=device,
+                threads=threads,
+                processes=processes,
+                on_progress=on_progress,
+            )
+        else:
+            table = _core.diff(
+                pairing,
+                atol=options.atol,
+                rtol=options.rtol,
+                cast=options.cast,
+                thresholds=options.thresholds,
+                histogram=options.histogram,
+                threads=threads,
+                isa=isa,
+                io=io,
+                on_progress=on_progress,
+            )
+        return DiffReport(
+            table,
+            sides=sides,
             options=options,
-            device=device,
-            threads=threads,
-            on_progress=on_progress,
+            notes=tuple(notes),
+            seconds=time.perf_counter() - start,
+            config_differences=tuple(differences),
         )
-    else:
-        table = _core.diff(
-            pairing,
-            atol=options.atol,
-            rtol=options.rtol,
-            cast=options.cast,
-            thresholds=options.thresholds,
-            histogram=options.histogram,
-            threads=threads,
-            isa=isa,
-            io=io,
-            on_progress=on_progress,
-        )
-    return DiffReport(
-        table,
-        sides=sides,
-        options=options,
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
-        config_differences=tuple(differences),
-    )
 
 
 def _compared_configs(
@@ -270,55 +286,61 @@ def stats(
     from ckptdiff.coverage import unsupported_notes
     from ckptdiff.stats_report import StatsReport
 
-    rules = Rules.of(include, exclude)
-    options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
-    check_threads(threads)
-    check_isa(isa)
-    check_io(io)
-    if device is not None:
-        device = devices.resolved(device)
-    checkpoint = open(a, key=key, optimizer=optimizer)
-    named = Named(None)
-    if rules != Rules():
-        named = apply_rules(checkpoint.names(), rules, ())
-    notes = unmatched(rules, named)
-    refuse_empty_choice((checkpoint, named))
-    unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
-    if unsupported:
-        named = named.without_unsupported(unsupported, len(checkpoint))
-        notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
-    backend = _torch_backend(device, checkpoint)
-    if backend is not None and content_hash:
-        raise ValueError("a content hash is taken on the host only: leave out --device or --hash")
-    start = time.perf_counter()
-    if backend is not None:
-        table = backend.stats(
-            checkpoint,
-            named,
-            histogram=histogram,
-            device=device,
-            threads=threads,
-            on_progress=on_progress,
+    a = _state_of(a)
+    with together(a) as processes:
+        rules = Rules.of(include, exclude)
+        options = StatsOptions(rules=rules, histogram=histogram, content_hash=content_hash)
+        check_threads(threads)
+        check_isa(isa)
+        check_io(io)
+        if device is not None:
+            device = devices.resolved(device)
+        checkpoint = open(a, key=key, optimizer=optimizer)
+        named = Named(None)
+        if rules != Rules():
+            named = apply_rules(checkpoint.names(), rules, ())
+        notes = [*_left_out(checkpoint), *unmatched(rules, named)]
+        refuse_empty_choice((checkpoint, named))
+        unsupported = [i for i in checkpoint.manifest.unsupported() if named.keeps(i)]
+        if unsupported:
+            named = named.without_unsupported(unsupported, len(checkpoint))
+            notes += unsupported_notes(LazySequence(unsupported, checkpoint.tensor_at))
+        backend = _torch_backend(device, processes, checkpoint)
+        if backend is not None and content_hash:
+            raise ValueError(
+                "a content hash is taken on the host only: leave out --device or --hash"
+            )
+        processes.agree(lambda: _described(checkpoint, named, options))
+        start = time.perf_counter()
+        if backend is not None:
+            table = backend.stats(
+                checkpoint,
+                named,
+                histogram=histogram,
+                device=device,
+                threads=threads,
+                processes=processes,
+                on_progress=on_progress,
+            )
+        else:
+            table = _core.stats(
+                checkpoint.manifest,
+                names=named.for_core,
+                histogram=histogram,
+                content_hash=content_hash,
+                threads=threads,
+                isa=isa,
+                io=io,
+                on_progress=on_progress,
+            )
+        return StatsReport(
+            table,
+            a=checkpoint,
+            named=named,
+            options=options,
+            notes=tuple(notes),
+            seconds=time.perf_counter() - start,
         )
-    else:
-        table = _core.stats(
-            checkpoint.manifest,
-            names=named.for_core,
-            histogram=histogram,
-            content_hash=content_hash,
-            threads=threads,
-            isa=isa,
-            io=io,
-            on_progress=on_progress,
-        )
-    return StatsReport(
-        table,
-        a=checkpoint,
-        named=named,
-        options=options,
-        notes=tuple(notes),
-        seconds=time.perf_counter() - start,
-    )
 
 
 def mix(
@@ -363,7 +385,9 @@ def mix(
     opened = [open(part, key=key, optimizer=optimizer) for part in parts]
     if not opened:
         raise ValueError("there are no parts that the target could be made of")
-    whole, opened, remarks = named_as(open(target, key=key, optimizer=optimizer), opened, map)
+    whole = open(target, key=key, optimizer=optimizer)
+    refuse_elsewhere("mix", whole, *opened)
+    whole, opened, remarks = named_as(whole, opened, map)
     checkpoints = [*opened, whole]
     named = [Named(None) for _ in checkpoints]
     if rules != Rules():
@@ -476,7 +500,9 @@ def series(
 
     def open_one(checkpoint: CheckpointLike) -> Checkpoint:
         key_of_path = key if isinstance(checkpoint, (str, PathLike)) else None
-        return open(checkpoint, key=key_of_path, optimizer=optimizer)
+        opened = open(checkpoint, key=key_of_path, optimizer=optimizer)
+        refuse_elsewhere("a series", opened)
+        return opened
 
     candidates, problems = candidates_of(checkpoints, lists, open_one)
     result = read_series(
@@ -512,9 +538,14 @@ def propose_map(
     return propose(open(a), open(b), threads=threads, io=io)
 
 
-def _torch_backend(device: str | None, *checkpoints: Checkpoint) -> ModuleType | None:
-    """The backend where torch reduces: on a device of its own, or what the core cannot reach."""
-    elsewhere = any(checkpoint.device_tensors for checkpoint in checkpoints)
+def _torch_backend(
+    device: str | None, processes: Processes, *checkpoints: Checkpoint
+) -> ModuleType | None:
+    """The backend where torch reduces: on a device of its own, or what the core cannot reach.
+
+    It is in all of the processes that make a call together, or in none.
+    """
+    elsewhere = bool(processes) or any(checkpoint.device_tensors for checkpoint in checkpoints)
     if device in (None, devices.CORE) and not elsewhere:
         return None
     # imported before any clock starts: torch takes seconds
@@ -523,10 +554,64 @@ def _torch_backend(device: str | None, *checkpoints: Checkpoint) -> ModuleType |
     return run
 
 
+def _compared(sides: Sides, options: DiffOptions) -> Iterator[object]:
+    """What processes that diff together must have alike: options, rows, and what has no row."""
+    from ckptdiff.backends.torch.shards import placement_of
+
+    yield {
+        "atol": options.atol,
+        "rtol": options.rtol,
+        "cast": options.cast,
+        "thresholds": options.thresholds,
+        "histogram": options.histogram,
+    }
+    a, b, pairing = sides.a, sides.b, sides.pairing
+    for index_a, index_b in pairing.pairs:
+        of_a, of_b = a.tensor_at(index_a), b.tensor_at(index_b)
+        placements = [
+            placement_of(side.device_tensors.get(tensor.name))
+            for side, tensor in ((a, of_a), (b, of_b))
+        ]
+        yield of_b.name, of_b.shape, of_a.dtype, of_b.dtype, *placements
+    for side, alone in ((a, pairing.only_in_a), (b, pairing.only_in_b)):
+        for index in alone:
+            tensor = side.tensor_at(index)
+            yield tensor.name, tensor.shape, tensor.dtype, "without a partner"
+    for index_a, index_b in pairing.shape_mismatch:
+        yield b.tensor_at(index_b).name, a.tensor_at(index_a).shape, b.tensor_at(index_b).shape
+
+
+def _described(checkpoint: Checkpoint, named: Named, options: StatsOptions) -> Iterator[object]:
+    """The same for stats."""
+    from ckptdiff.backends.torch.shards import placement_of
+
+    yield {"histogram": options.histogram}
+    for index in range(len(checkpoint)):
+        if named.keeps(index):
+            tensor = checkpoint.tensor_at(index)
+            placement = placement_of(checkpoint.device_tensors.get(tensor.name))
+            yield tensor.name, tensor.shape, tensor.dtype, placement
+
+
 def _undecoded(a: Checkpoint, b: Checkpoint, pair: tuple[int, int]) -> TensorRef:
     """The tensor of a pair whose dtype cannot be decoded, A's where it is both."""
     in_a, in_b = a.tensor_at(pair[0]), b.tensor_at(pair[1])
     return in_b if in_a.dtype in _core.dtype_names() else in_a
+
+
+def _left_out(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What is not compared of a module's state; of files, ``ls`` tells what else is there."""
+    return checkpoint.notes if checkpoint.path is None else ()
+
+
+def refuse_elsewhere(what: str, *checkpoints: Checkpoint) -> None:
+    """Raise ValueError, by name, for a tensor that the core cannot read where it is."""
+    for checkpoint in checkpoints:
+        for name in checkpoint.device_tensors:
+            raise ValueError(
+                f"tensor {name!r} lies on a device or is spread over processes, and {what} reads "
+                "the host's memory only; move it there first (tensor.cpu(), tensor.full_tensor())"
+            )
 
 
 def refuse_empty_choice(*sides: tuple[Checkpoint, Named]) -> None:

@@ -5,6 +5,7 @@ torch is imported only where a device is asked for that the core is not.
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 
 __all__ = ["AUTOMATIC", "CORE", "TORCH_CPU", "resolved"]
@@ -17,8 +18,13 @@ TORCH_CPU = "torch:cpu"
 
 AUTOMATIC = "auto"
 
+#: Other names for what is the same: there is one CPU, and a device of torch's on it.
+_ALIASES = {"cpu:0": CORE, "cpu-torch": TORCH_CPU, "mps:0": "mps"}
+
 #: In the order in which ``auto`` prefers them.
-_ACCELERATORS = ("cuda", "xpu")
+_ACCELERATORS = ("cuda", "xpu", "mps")
+
+_NAME = re.compile(r"(cuda|xpu)(?::(0|[1-9][0-9]*))?|mps", re.ASCII)
 
 
 def resolved(device: str) -> str:
@@ -27,25 +33,27 @@ def resolved(device: str) -> str:
     ``auto`` is the first accelerator there is, else the core. Raises ValueError, in a line, for
     a device that is not there or not known, and where torch is needed and missing.
     """
+    device = _ALIASES.get(device, device)
     if device == CORE:
         return CORE
     if device == AUTOMATIC:
         if find_spec("torch") is None:
             return CORE
         return next((kind for kind in _ACCELERATORS if _count(kind)), CORE)
-    kind, _, number = ("cpu", "", "") if device == TORCH_CPU else device.partition(":")
-    if kind not in (CORE, "mps", *_ACCELERATORS) or (number and not number.isdecimal()):
+    name = _NAME.fullmatch(device)
+    if name is None and device != TORCH_CPU:
         raise ValueError(
-            f"unknown device {device!r}; one is cpu, cuda, cuda:N, mps, xpu, auto or torch:cpu"
+            f"unknown device {device!r}; one is cpu, cuda, cuda:N, mps, xpu, xpu:N, auto or "
+            f"{TORCH_CPU}"
         )
     if find_spec("torch") is None:
         raise ValueError(
             f"device {device!r} needs torch, which is not installed (pip install 'ckptdiff[torch]')"
         )
-    if device == TORCH_CPU:
+    if name is None:
         return TORCH_CPU
-    count = _count(kind)
-    if int(number or 0) >= count:
+    count = _count(device.partition(":")[0])
+    if int(name[2] or 0) >= count:
         there = f"torch sees {count} of that kind" if count else "torch sees none of that kind"
         raise ValueError(f"no device {device!r}: {there}")
     return device

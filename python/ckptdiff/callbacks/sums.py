@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ckptdiff.backends.torch.run import has_float64
+
 __all__ = ["Sums", "chunk_sums", "chunks_of", "in_float64", "wide_dtype"]
 
 # Elements reduced at once: on a CPU as many as stay in its caches, elsewhere as keep it busy.
@@ -49,7 +51,7 @@ class Sums:
 
 def wide_dtype(device: torch.device) -> torch.dtype:
     """The widest float that a device has."""
-    return torch.float32 if device.type == "mps" else torch.float64
+    return torch.float64 if has_float64(device) else torch.float32
 
 
 def chunks_of(numel: int, device: torch.device) -> Iterator[slice]:

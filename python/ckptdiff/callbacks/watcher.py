@@ -37,7 +37,7 @@ from ckptdiff.api import open as open_checkpoint
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
 from ckptdiff.backends.torch.shards import Held, groups_of, held_boxes, is_sharded
 from ckptdiff.callbacks.processes import Failures, merge_over_processes
-from ckptdiff.callbacks.sums import Sums, chunk_sums, chunks_of, in_float64
+from ckptdiff.callbacks.sums import Sums, chunk_sums, chunks_of, in_float64, wide_dtype
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.naming.groups import layer, module
 from ckptdiff.suggest import unknown
@@ -120,6 +120,7 @@ class Watcher:
         if by not in get_args(By):
             raise ValueError(unknown("grouping", by, get_args(By)))
         self._every = every
+        self._model = model
         self._by = by
         self._steps = 0
         self._manifest: Manifest | None = None
@@ -186,6 +187,7 @@ class Watcher:
 
     def _measure_here(self, per_parameter: list[Sums]) -> None:
         """Add the sums of all pieces of this process."""
+        self._look_up()
         sums: list[torch.Tensor] = []
         owners: list[int] = []
         with torch.no_grad():
@@ -196,6 +198,19 @@ class Watcher:
                         owners.append(number)
         for number, values in zip(owners, _in_float64(sums), strict=True):
             per_parameter[number].add(values)
+
+    def _look_up(self) -> None:
+        """Find each parameter by its name: the model may have another object there by now."""
+        now = dict(self._model.named_parameters(remove_duplicate=False))
+        for watched in self._watched:
+            parameter = now.get(watched.name)
+            if parameter is None or parameter.shape != watched.parameter.shape:
+                found = "is gone" if parameter is None else f"is {list(parameter.shape)} now"
+                raise ValueError(
+                    f"parameter {watched.name!r} {found}; it was {list(watched.parameter.shape)} "
+                    "when the watcher was made"
+                )
+            watched.parameter = parameter
 
     def _reduced(
         self, watched: _Watched, piece: _Piece, tensor: torch.Tensor
@@ -224,7 +239,7 @@ class Watcher:
             data += self._manifest.values(watched.index, first, last)
         width = len(data) // (chunk.stop - chunk.start)
         values = torch.frombuffer(data, dtype=torch.float32 if width == 4 else torch.float64)
-        if watched.parameter.device.type == "mps":
+        if wide_dtype(watched.parameter.device) == torch.float32:
             values = values.to(torch.float32)
         return values
 
@@ -238,7 +253,8 @@ class Watcher:
                 piece.update = torch.zeros(flat.shape, dtype=self._update_dtype, device=place)
 
     def _open_baseline(self, baseline: CheckpointLike) -> None:
-        checkpoint = open_checkpoint(_as_checkpoint(baseline))
+        names = [watched.name for watched in self._watched]
+        checkpoint = open_checkpoint(_as_checkpoint(baseline, names))
         where = "the baseline" if checkpoint.path is None else checkpoint.path
         self._manifest = checkpoint.manifest
         for watched in self._watched:
@@ -252,6 +268,11 @@ class Watcher:
                 raise ValueError(
                     f"{where}: tensor {watched.name!r} has the shape {list(shape)}, "
                     f"the model's parameter {list(watched.parameter.shape)}"
+                )
+            dtype = checkpoint.tensor_at(index).dtype
+            if dtype in ("C64", "C128"):
+                raise ValueError(
+                    f"{where}: tensor {watched.name!r} is {dtype}, the model's parameter is real"
                 )
             watched.index = index
 
@@ -325,16 +346,45 @@ def _patterns(globs: str | Iterable[str]) -> list[re.Pattern[str]]:
     return [re.compile(fnmatch.translate(text)) for text in texts]
 
 
-def _as_checkpoint(baseline: CheckpointLike) -> CheckpointLike:
-    """The baseline; torch tensors of a mapping are copied, as they may be the live weights."""
-    if isinstance(baseline, (str, os.PathLike, Checkpoint)):
+def _as_checkpoint(baseline: CheckpointLike, names: Iterable[str]) -> CheckpointLike:
+    """The baseline; what is in memory is copied, as it may be the live weights."""
+    if isinstance(baseline, torch.nn.Module):
+        baseline = baseline.state_dict()
+    if isinstance(baseline, (str, os.PathLike)):
         return baseline
+    if isinstance(baseline, Checkpoint):
+        return baseline if baseline.path is not None else _copied(baseline, names)
+    return {name: _copy(value) for name, value in baseline.items()}
+
+
+def _copied(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Any]:
+    """The tensors of these names, of a checkpoint in memory."""
+    import numpy
+
     tensors: dict[str, Any] = {}
-    for name, value in baseline.items():
-        tensors[name] = value
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().to("cpu", copy=True)
+    for name in names:
+        if name in checkpoint.device_tensors:
+            tensors[name] = _copy(checkpoint.device_tensors[name])
+            continue
+        index = checkpoint.manifest.find(name)
+        if index is None:
+            continue
+        tensor = checkpoint.tensor_at(index)
+        numel = tensor.numel
+        if tensor.dtype in ("C64", "C128"):
+            # refused by name
+            tensors[name] = numpy.zeros(tensor.shape, f"c{tensor.bytes // max(numel, 1)}")
+            continue
+        data = bytearray(checkpoint.manifest.values(index, 0, numel))
+        kind = "<f4" if len(data) == 4 * numel else "<f8"
+        tensors[name] = numpy.frombuffer(data, kind).reshape(tensor.shape)
     return tensors
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    return value.copy() if hasattr(value, "copy") else value
 
 
 def _in_float64(sums: list[torch.Tensor]) -> list[list[float]]:

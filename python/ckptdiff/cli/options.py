@@ -74,7 +74,8 @@ layout_map_option = click.option(
 device_option = click.option(
     "--device",
     metavar="DEVICE",
-    help="Reduce there, with torch: cuda, cuda:1, xpu, or auto, what is there. cpu is the core.",
+    help="Reduce there, with torch: cuda, cuda:1, xpu, mps, or auto, what is there. "
+    "cpu is the core.",
 )
 
 choice_options = _all_of(

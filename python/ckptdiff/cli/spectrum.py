@@ -101,7 +101,7 @@ when interrupted.
     metavar="DEVICE",
     default="cpu",
     show_default=True,
-    help="cpu (numpy), cuda, cuda:N, mps or cpu-torch (torch).",
+    help="cpu (numpy), cuda, cuda:N, xpu, mps, torch:cpu, or auto, what is there.",
 )
 @click.option(
     "--sort",

@@ -20,7 +20,7 @@ from ckptdiff.checkpoint import Checkpoint
 if TYPE_CHECKING:
     import numpy
 
-__all__ = ["open_mapping"]
+__all__ = ["ModuleState", "open_mapping", "open_state"]
 
 # (name, dtype, shape, byte strides, address or None), as Manifest.from_memory takes it
 _Description = tuple[str, str, Sequence[int], Sequence[int], int | None]
@@ -80,6 +80,36 @@ def open_mapping(tensors: Mapping[str, object]) -> Checkpoint:
         path=None,
         format="memory",
         device_tensors=elsewhere,
+    )
+
+
+class ModuleState(dict[str, object]):
+    """The state dict of a torch module, which can have more in it than tensors."""
+
+
+def open_state(state: ModuleState) -> Checkpoint:
+    """Describe a module's state: as a mapping, but what has no elements to compare is left out.
+
+    That is what ``get_extra_state`` of some module gives, and the packed weights of quantised ones.
+    The checkpoint has a note of each.
+    """
+    tensors: dict[str, object] = {}
+    notes = []
+    torch = sys.modules["torch"]
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            notes.append(f"{name!r} of the module is left out: a {type(value).__name__}, no tensor")
+        elif getattr(value, "is_quantized", False):
+            notes.append(f"{name!r} of the module is left out: it is quantised")
+        else:
+            tensors[name] = value
+    opened = open_mapping(tensors)
+    return Checkpoint(
+        opened.manifest,
+        path=None,
+        format=opened.format,
+        notes=notes,
+        device_tensors=opened.device_tensors,
     )
 
 

@@ -141,7 +141,13 @@ def _error_cell(row: SpectrumRow) -> Cell:
 
 
 def _rank_cell(row: SpectrumRow, k: int) -> Cell:
-    texts = {"zero": "0", "rounding": "rounding", "full": "full", "above_k": f"> {k}"}
+    texts = {
+        "zero": "0",
+        "rounding": "rounding",
+        "full": "full",
+        "above_k": f"> {k}",
+        "undecided": "?",
+    }
     if row.low_rank is None:
         return Cell("-")
     if row.low_rank == "low_rank":
@@ -196,20 +202,23 @@ def _verdict_sentences(report: SpectrumReport) -> Iterator[str]:
         return
     counts = {
         verdict: [row for row in report.matrices if row.low_rank == verdict]
-        for verdict in ("low_rank", "full", "above_k", "rounding", "zero")
+        for verdict in ("low_rank", "full", "above_k", "undecided", "rounding", "zero")
     }
     ranks = sorted({row.rank for row in counts["low_rank"] if row.rank is not None})
     words = {
         "low_rank": f"low-rank, of {_ranks(ranks)}",
         "full": "not low-rank",
         "above_k": f"of rank above {report.options.k}",
+        "undecided": "hidden by rounding",
         "rounding": "no more than rounding",
         "zero": "unchanged",
     }
     parts = [f"{len(rows):,} {words[verdict]}" for verdict, rows in counts.items() if rows]
     if parts:
         yield ", ".join(parts)
-    if counts["low_rank"] and not counts["full"] and not counts["above_k"]:
+    if counts["low_rank"] and not any(
+        counts[verdict] for verdict in ("full", "above_k", "undecided")
+    ):
         yield f"this can be a LoRA of {_ranks(ranks)}"
 
 
@@ -249,7 +258,7 @@ def _members(report: SpectrumReport) -> Iterator[tuple[str, object]]:
             "nonfinite": len(report.nonfinite),
             "low_rank": {
                 verdict: sum(row.low_rank == verdict for row in report.matrices)
-                for verdict in ("zero", "rounding", "low_rank", "full", "above_k")
+                for verdict in ("zero", "rounding", "low_rank", "full", "above_k", "undecided")
             },
             "not_compared": [item._asdict() for item in report.not_compared],
         },

@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ckptdiff import _core
 from ckptdiff.api import CheckpointLike, refuse_empty_choice
 from ckptdiff.api import open as open_checkpoint
-from ckptdiff.checkpoint import Checkpoint
+from ckptdiff.checkpoint import Checkpoint, TensorRef
 from ckptdiff.naming.rules import Named, Rules, apply_rules, unmatched
 from ckptdiff.render.units import human_bytes
 from ckptdiff.report import NotCompared, not_compared
@@ -69,7 +69,8 @@ def spectrum(
         experts: Globs of names; a tensor of three dimensions that one matches is a matrix per
             expert, and so is one of two that has them one below the other, as OLMo-core keeps
             them, where the layer's router or the config says how many they are.
-        device: ``cpu`` is numpy; ``cuda``, ``cuda:N``, ``mps`` and ``cpu-torch`` multiply in torch.
+        device: ``cpu`` is numpy; ``cuda``, ``cuda:N``, ``xpu``, ``mps`` and ``torch:cpu`` multiply
+            in torch; ``auto`` is the first accelerator that is there, else ``cpu``.
         include, exclude, rename, key_a, key_b, optimizer: As for :func:`ckptdiff.diff`.
         on_progress: Called after each matrix with (bytes of tensors done, bytes in all).
 
@@ -160,12 +161,12 @@ class _Work:
     ) -> None:
         tensor = a.tensor_at(index_a)
         name = _name(a, index_a, named)
-        sides = [Side(a.manifest, index_a, tensor.dtype)]
+        sides = [_side(a, index_a, tensor)]
         size = tensor.bytes
         if b is not None and index_b is not None:
             other = b.tensor_at(index_b)
             name = other.name
-            sides.append(Side(b.manifest, index_b, other.dtype))
+            sides.append(_side(b, index_b, other))
             size += other.bytes
         count = None
         if len(tensor.shape) == 2 and self._experts:
@@ -205,7 +206,11 @@ def _rows(
     done = 0
     for matrix, a, b in work.items:
         where = f"matrix {matrix.name!r} of {matrix.rows} × {matrix.columns}"
-        _refuse_more_than_there_is(where, matrix.elements * (4 if b is None else 8))
+        smaller = min(matrix.rows, matrix.columns)
+        exact = options.is_exact(matrix.rows, matrix.columns)
+        # the matrix, and where it is exact its Gram matrix and LAPACK's copy of that
+        held = matrix.elements * (4 if b is None else 8) + (16 * smaller**2 if exact else 0)
+        _refuse_more_than_there_is(where, held)
         try:
             row = spectrum_row(matrix, a, b, options, make)
         except (MemoryError, RuntimeError, ValueError) as error:
@@ -220,6 +225,21 @@ def _rows(
         done += matrix.elements
         if on_progress is not None:
             on_progress(work.bytes * done // elements, work.bytes)
+
+
+def _side(checkpoint: Checkpoint, index: int, tensor: TensorRef) -> Side:
+    """Where a tensor's values come from. Raises ValueError for one that processes share."""
+    held: Any = checkpoint.device_tensors.get(tensor.name)
+    if held is not None:
+        # torch is there, as it has made the tensor
+        from ckptdiff.backends.torch.shards import is_sharded
+
+        if is_sharded(held):
+            raise ValueError(
+                f"tensor {tensor.name!r} is spread over processes, and a spectrum is of whole "
+                "matrices; gather it first (tensor.full_tensor())"
+            )
+    return Side(checkpoint.manifest, index, tensor.dtype, held)
 
 
 def _refuse_more_than_there_is(where: str, needed: int) -> None:

@@ -8,18 +8,18 @@ or columns at a time, so that products are those of float64 at half the memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy
 
+from ckptdiff.backends import devices
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DEVICES", "MakeMatrix", "Matrix", "NumpyMatrix", "make_matrix_on"]
-
-#: What ``device`` can be, for messages.
-DEVICES = "cpu, cpu-torch, cuda, cuda:N or mps"
+__all__ = ["MakeMatrix", "Matrix", "NumpyMatrix", "make_matrix_on"]
 
 # Elements that are widened at once: 32 MB of float64.
 _BLOCK = 1 << 22
@@ -124,19 +124,25 @@ class TorchMatrix:
     """A matrix on a device of torch.
 
     A device without float64 (mps) multiplies in float32, which :attr:`precision` says; its Gram
-    matrix, whose rounding errors would be those of squares, is left to the CPU.
+    matrix, whose rounding errors would be those of squares, is left to the CPU. What it holds is
+    the matrix over a power of two, so that the largest value is near 1 whatever float32 can hold.
     """
 
     def __init__(self, rows: int, columns: int, blocks: Iterable[Array], device: str) -> None:
         import torch
 
+        from ckptdiff.backends.torch.run import has_float64
+
         self._torch = torch
         self.rows, self.columns = rows, columns
-        self._wide = torch.float64 if torch.device(device).type != "mps" else torch.float32
+        self._wide = torch.float64 if has_float64(torch.device(device)) else torch.float32
         self.precision = 2.0**-53 if self._wide == torch.float64 else 2.0**-24
+        self._exponent: int | None = None
         values: Any = None
         start = 0
         for block in blocks:
+            if self._wide == torch.float32:
+                block = self._scaled(block, values)
             # a copy, as torch warns of sharing memory that numpy does not let be written
             part = torch.tensor(block, device="cpu")
             if values is None:
@@ -155,7 +161,7 @@ class TorchMatrix:
                 self._values[rows].to(self._wide) @ wanted
                 for rows in _slices(self.rows, self.columns)
             ]
-        return self._in_numpy(self._torch.cat(parts))
+        return self._unscaled(self._in_numpy(self._torch.cat(parts)))
 
     def transposed_times(self, left: Array) -> Array:
         wanted = self._on_device(left)
@@ -165,11 +171,11 @@ class TorchMatrix:
         with self._as_wide_as_asked():
             for rows in _slices(self.rows, self.columns):
                 product += self._values[rows].to(self._wide).T @ wanted[rows]
-        return self._in_numpy(product)
+        return self._unscaled(self._in_numpy(product))
 
     def gram_eigenvalues(self) -> Array:
         gram = self._gram(self.columns <= self.rows)
-        return self._in_numpy(self._torch.linalg.eigvalsh(gram))
+        return self._unscaled(self._in_numpy(self._torch.linalg.eigvalsh(gram)), 2)
 
     def gram_eigenvectors(self, count: int) -> Array:
         vectors = self._torch.linalg.eigh(self._gram(self.columns <= self.rows))[1]
@@ -180,9 +186,8 @@ class TorchMatrix:
 
     def singular_values(self) -> Array:
         if self._wide != self._torch.float64:
-            return numpy.linalg.svd(
-                self._values.cpu().numpy().astype(numpy.float64), compute_uv=False
-            )
+            values = self._values.cpu().numpy().astype(numpy.float64)
+            return self._unscaled(numpy.linalg.svd(values, compute_uv=False))
         return self._in_numpy(self._torch.linalg.svdvals(self._values.to(self._wide)))
 
     def _gram(self, of_columns: bool) -> Any:
@@ -197,6 +202,23 @@ class TorchMatrix:
             gram += block.T @ block
         return gram
 
+    def _scaled(self, block: Array, held: Any) -> Array:
+        """A block over the power of two of the matrix, which is raised where the block is larger.
+
+        ``held`` is what there is of the matrix so far, and is brought to the new power.
+        """
+        magnitudes = numpy.abs(block[numpy.isfinite(block)])
+        largest = float(magnitudes.max(initial=0.0))
+        if largest > 0:
+            exponent = math.frexp(largest)[1]
+            if self._exponent is None:
+                self._exponent = exponent
+            elif exponent > self._exponent:
+                # powers below float32's leave nothing, and that is what is left of such values
+                held *= 2.0 ** max(self._exponent - exponent, -140)
+                self._exponent = exponent
+        return numpy.ldexp(block.astype(numpy.float64), -(self._exponent or 0))
+
     def _as_wide_as_asked(self) -> Any:
         """Autocast, where a caller has it on, would multiply in 16 bits; float64 it leaves be."""
         return self._torch.autocast(self._values.device.type, enabled=False)
@@ -208,33 +230,20 @@ class TorchMatrix:
         values: Array = thin.cpu().to(self._torch.float64).numpy()
         return values
 
+    def _unscaled(self, values: Array, power: int = 1) -> Array:
+        return numpy.ldexp(values, power * self._exponent) if self._exponent else values
+
 
 def make_matrix_on(device: str) -> MakeMatrix:
-    """What makes a matrix there: numpy for ``cpu``, torch for ``cpu-torch``, ``cuda[:N]``, ``mps``.
+    """What makes a matrix there: numpy for ``cpu``, else torch, by the names of a diff's devices.
 
     Raises ValueError, a line, where the device has no such name, where torch is not installed and
     where there is no such device.
     """
-    if device == "cpu":
+    device = devices.resolved(device)
+    if device == devices.CORE:
         return NumpyMatrix
-    if device == "torch:cpu":  # as diff and stats call it
-        device = "cpu-torch"
-    kind, colon, number = device.partition(":")
-    if kind not in ("cpu-torch", "cuda", "mps") or (
-        colon and (kind != "cuda" or not number.isdecimal())
-    ):
-        raise ValueError(f"no device is named {device!r}, only {DEVICES}")
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(f"device {device!r} needs torch: pip install 'ckptdiff[torch]'") from None
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
-            raise ValueError(f"device {device!r} is not there: torch sees {count} CUDA devices")
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device 'mps' is not there: torch sees no Metal device")
-    name = "cpu" if kind == "cpu-torch" else device
+    name = "cpu" if device == devices.TORCH_CPU else device
 
     def make(rows: int, columns: int, blocks: Iterable[Array]) -> Matrix:
         return TorchMatrix(rows, columns, blocks, name)

@@ -13,7 +13,7 @@ The first and, where the leading values reach that far, the last need leading va
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -26,7 +26,7 @@ __all__ = ["Measures", "measures_of_all", "measures_of_leading"]
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What a spectrum says; ranks of a zero matrix are 0, and its other measures None."""
+    """What a spectrum says; ranks and norms of a zero matrix are 0, and ratios None."""
 
     spectral_norm: float
     frobenius_norm: float
@@ -56,7 +56,7 @@ def measures_of_all(values: NDArray[Any], energy: float) -> Measures:
     """From all values, descending."""
     leading = measures_of_leading(values, energy)
     if energy == 0:
-        return leading
+        return replace(leading, nuclear_norm=0.0)
     total = float(values.sum())
     shares = values[values > 0] / total
     # scaled, so that fourth powers neither overflow nor vanish

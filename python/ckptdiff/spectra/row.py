@@ -39,6 +39,7 @@ class SpectrumRow:
     rank_99: int | None = None
     low_rank: str | None = None
     rank: int | None = None
+    rank_floor: float | None = None
     alpha: float | None = None
     alpha_error: float | None = None
     alpha_distance: float | None = None

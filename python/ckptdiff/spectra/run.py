@@ -1,9 +1,8 @@
 """Reads one matrix at a time and takes its spectrum.
 
 Of a matrix only one copy is in memory: its values as they are decoded, or the difference in
-    float64,
-filled a block of rows at a time. Its Gram matrix, or what LAPACK needs, comes on top where the
-spectrum is exact.
+float64, filled a block of rows at a time. Its Gram matrix, or what LAPACK needs, comes on top where
+the spectrum is exact.
 """
 
 from __future__ import annotations
@@ -46,11 +45,15 @@ _SMALLEST, _LARGEST = 1e-70, 1e70
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Where the values of a matrix come from: tensor ``index`` of a manifest, of this dtype."""
+    """Where the values of a matrix come from: tensor ``index`` of a manifest, of this dtype.
+
+    ``tensor`` is torch's where it lies on a device, out of the manifest's reach.
+    """
 
     manifest: Manifest
     index: int
     dtype: str
+    tensor: Any = None
 
     def blocks(self, matrix: MatrixRef) -> Iterator[Array]:
         """The matrix, some rows at a time, in float32 where that is exact, else in float64."""
@@ -59,9 +62,19 @@ class Side:
             rows = min(step, matrix.rows - row)
             start = matrix.start + row * matrix.columns
             elements = rows * matrix.columns
-            data = self.manifest.values(self.index, start, start + elements)
+            data = self._values(start, start + elements)
             kind = "<f4" if len(data) == 4 * elements else "<f8"
             yield numpy.frombuffer(data, kind).reshape(rows, matrix.columns)
+
+    def _values(self, start: int, stop: int) -> bytes:
+        if self.tensor is None:
+            return self.manifest.values(self.index, start, stop)
+        from ckptdiff.backends.torch.boxes import elements_of
+        from ckptdiff.formats.memory import open_mapping
+
+        # decoded by the core as all else is, a block at a time
+        block = elements_of(self.tensor.detach(), start, stop).cpu()
+        return open_mapping({"block": block}).manifest.values(0, 0, stop - start)
 
 
 class _Survey:
@@ -106,7 +119,7 @@ def spectrum_row(
     built = make(matrix.rows, matrix.columns, survey.over(blocks))
     if not survey.is_representable:
         return row(nonfinite=survey.nonfinite)
-    columns = _described(built, survey.energy, noise.energy, b is not None, options)
+    columns = _described(built, survey.energy, noise, b is not None, options)
     # before the next matrix is made
     del built
     if b is not None and options.angles:
@@ -176,7 +189,11 @@ def _angles(
 
 
 def _described(
-    built: Matrix, energy: float, noise: float, is_difference: bool, options: SpectrumOptions
+    built: Matrix,
+    energy: float,
+    noise: RoundingNoise,
+    is_difference: bool,
+    options: SpectrumOptions,
 ) -> dict[str, Any]:
     """The columns of a finite matrix."""
     rows, columns = built.rows, built.columns
@@ -207,6 +224,7 @@ def _described(
         "error": error,
         "low_rank": found.verdict,
         "rank": found.rank,
+        "rank_floor": found.floor,
         "values": tuple(values[: options.k].tolist()),
         **{name: getattr(measures, name) for name in measures.__slots__},
     }

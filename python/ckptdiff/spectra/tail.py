@@ -5,8 +5,9 @@ maximum-likelihood estimate of a continuous power law, alpha = 1 + n / Σ log(x_
 values from x_i on [Clauset, Shalizi, Newman 2009, eq. 3.1], and the lower end is the one for which
 the largest distance between the fitted and the empirical distribution function, the
 Kolmogorov-Smirnov distance, is smallest [there, section 3.3]. weightwatcher 0.7.7 takes j / n, j
-from 0, as the empirical function, leaves out eigenvalues of at most 1e-5, wants 8 values, and for
-fewer than 20 corrects the bias, alpha = 1 + (n - 1) / Σ …, over tails of at least 8. So does this.
+from 0, as the empirical function, leaves out eigenvalues of at most 1e-5, and for fewer
+than 20 corrects the bias, alpha = 1 + (n - 1) / Σ …, over tails of at least 8, or over all where
+there are fewer. So does this.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ __all__ = ["SMALLEST_EIGENVALUE", "TailFit", "fit_tail"]
 #: Eigenvalues that weightwatcher keeps are larger (its EVALS_THRESH).
 SMALLEST_EIGENVALUE = 1e-5
 
-_FEWEST = 8
+#: The shortest tail that is tried where there are few values, unless they are fewer.
+_SHORTEST = 8
 _FEW = 20
 
 
@@ -45,18 +47,18 @@ def fit_tail(eigenvalues: NDArray[Any], threshold: float = SMALLEST_EIGENVALUE) 
     """The power law that fits the largest of some eigenvalues best.
 
     ``eigenvalues`` has the shape (n,) and any order; those not above ``threshold`` are left out.
-    None where fewer than 8 are left, or all of them are equal. NaN is not above any threshold.
+    None where fewer than 2 are left, or all of them are equal. NaN is not above any threshold.
     """
     import numpy
 
     data = numpy.sort(numpy.asarray(eigenvalues, numpy.float64))
     data = data[data > threshold]
     size = len(data)
-    if size < _FEWEST:
+    if size < 2:
         return None
     logs = numpy.log(data)
     few = size < _FEW
-    starts = range(size - _FEWEST + 1) if few else range(size - 1)
+    starts = range(max(size - _SHORTEST, 0) + 1) if few else range(size - 1)
     best: TailFit | None = None
     for start in starts:
         count = size - start

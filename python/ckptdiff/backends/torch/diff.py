@@ -72,6 +72,11 @@ class DiffKernel:
     thresholds: tuple[float, ...] = ()
     histogram: bool = False
 
+    @property
+    def can_map(self) -> bool:
+        """Whether chunks can be reduced several at once: bins and casts are not mapped."""
+        return self.cast is None and not self.histogram
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of the same elements of A and of B, at least one."""
         codes_a, codes_b = codes

@@ -76,6 +76,11 @@ class SingleDiffKernel:
     thresholds: tuple[float, ...] = ()
     histogram: bool = False
 
+    @property
+    def can_map(self) -> bool:
+        """Chunks are reduced one at a time."""
+        return False
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of the same elements of A and of B, at least one."""
         codes_a, codes_b = codes

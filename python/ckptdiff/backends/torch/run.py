@@ -24,6 +24,7 @@ import torch
 from ckptdiff._core import Manifest, Pairing, Table, diff_of_partials, stats_of_partials
 from ckptdiff.backends.devices import CORE, TORCH_CPU
 from ckptdiff.backends.partials import DiffPartial, StatsPartial
+from ckptdiff.backends.processes import Mesh, Processes
 from ckptdiff.backends.torch.arranged import Arranged, BoxOfArranged
 from ckptdiff.backends.torch.boxes import Box, elements_of, whole
 from ckptdiff.backends.torch.codes import ENCODINGS, Tables, Tensor, codes_of
@@ -32,10 +33,9 @@ from ckptdiff.backends.torch.diff_single import SingleDiffKernel, can_diff_singl
 from ckptdiff.backends.torch.reading import ReadAhead, Request
 from ckptdiff.backends.torch.shards import (
     Held,
-    gathered,
-    groups_of,
     held_boxes,
     is_sharded,
+    mesh_of,
     placed_alike,
 )
 from ckptdiff.backends.torch.single import has_values
@@ -52,6 +52,9 @@ CHUNK_FLOATS = 1 << 20
 
 #: On the CPU, where what is made of a chunk had better stay in the cache.
 CPU_CHUNK_FLOATS = 1 << 16
+
+#: Chunks of no more floats than this are reduced several at once, where they are alike.
+_SMALL_FLOATS = 1 << 13
 
 #: Chunks whose results are fetched from the device at once.
 _FETCHED = 64
@@ -95,14 +98,14 @@ _CPU = _Where(torch.device("cpu"), True)
 
 
 class _Job(NamedTuple):
-    """A row: the dtypes of its sides, its parts here, and the processes that have others."""
+    """A row: the dtypes of its sides, its parts here, and the mesh of those that have others."""
 
     row: int
     shape: tuple[int, ...]
     dtypes: tuple[str, ...]
     where: _Where
     parts: list[_Part]
-    groups: tuple[Any, ...]
+    mesh: Mesh | None
 
     @property
     def components(self) -> int:
@@ -121,6 +124,10 @@ Partial = TypeVar("Partial", DiffPartial, StatsPartial)
 
 
 class _Kernel(Protocol[Partial_co]):
+    @property
+    def can_map(self) -> bool:
+        """Whether ``reduce`` can be mapped over several chunks by torch."""
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk: ...
 
     def partial(
@@ -140,6 +147,7 @@ def diff(
     options: DiffOptions,
     device: str | None,
     threads: int,
+    processes: Processes,
     on_progress: Progress | None,
 ) -> Table:
     """The table of a diff, as ``_core.diff`` gives it.
@@ -176,7 +184,7 @@ def diff(
             options.histogram,
         )
 
-    partials = _reduce(jobs, len(pairs), kernel, on_progress, _index_of_diff)
+    partials = _reduce(jobs, len(pairs), kernel, processes, on_progress, _index_of_diff)
     return diff_of_partials(
         pairing,
         partials,
@@ -196,6 +204,7 @@ def stats(
     histogram: bool,
     device: str | None,
     threads: int,
+    processes: Processes,
     on_progress: Progress | None,
 ) -> Table:
     """The table of stats, as ``_core.stats`` gives it; otherwise as :func:`diff`."""
@@ -215,7 +224,7 @@ def stats(
             return SingleStatsKernel(Tables(where.device, torch.float32), histogram)
         return StatsKernel(Tables(where.device, torch.float64), histogram)
 
-    partials = _reduce(jobs, len(rows), kernel, on_progress, _index_of_stats)
+    partials = _reduce(jobs, len(rows), kernel, processes, on_progress, _index_of_stats)
     return stats_of_partials(
         a.manifest, partials, names=named.for_core, histogram=histogram, threads=threads
     )
@@ -314,28 +323,28 @@ def _diff_job(
             f"{f' cast to {cast}' if cast else ''} is not reduced on a device; "
             "move it to the host first (tensor.cpu())"
         )
-    groups: tuple[Any, ...] = ()
+    mesh: Mesh | None = None
     if a.sharded and b.sharded:
         if not placed_alike(a.tensor, b.tensor):
             raise ValueError(
                 f"tensor {b.name!r} is placed differently on the two sides; redistribute one of "
                 "them first (tensor.redistribute(placements=...))"
             )
-        groups = groups_of(a.tensor)
+        mesh = mesh_of(a.tensor)
         parts = [
             _Part(of_a.box, (of_a.tensor, of_b.tensor))
             for of_a, of_b in zip(a.boxes, b.boxes, strict=True)
         ]
     elif a.sharded:
-        groups = groups_of(a.tensor)
+        mesh = mesh_of(a.tensor)
         parts = [_Part(held.box, (held.tensor, b.holder(held.box))) for held in a.boxes]
     elif b.sharded:
-        groups = groups_of(b.tensor)
+        mesh = mesh_of(b.tensor)
         parts = [_Part(held.box, (a.holder(held.box), held.tensor)) for held in b.boxes]
     else:
         box = whole(a.shape)
         parts = [_Part(box, (a.holder(box), b.holder(box)))]
-    return _Job(row, a.shape, (a.dtype, b.dtype), where, parts, groups)
+    return _Job(row, a.shape, (a.dtype, b.dtype), where, parts, mesh)
 
 
 def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
@@ -349,14 +358,14 @@ def _stats_job(row: int, side: _Side, device: Any) -> _Job | None:
             f"tensor {side.name!r}: {side.dtype} is not reduced on a device; "
             "move it to the host first (tensor.cpu())"
         )
-    groups: tuple[Any, ...] = ()
+    mesh: Mesh | None = None
     if side.sharded:
-        groups = groups_of(side.tensor)
+        mesh = mesh_of(side.tensor)
         parts = [_Part(held.box, (held.tensor,)) for held in side.boxes]
     else:
         box = whole(side.shape)
         parts = [_Part(box, (side.holder(box),))]
-    return _Job(row, side.shape, (side.dtype,), where, parts, groups)
+    return _Job(row, side.shape, (side.dtype,), where, parts, mesh)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,50 +385,34 @@ def _order(reduced: _Reduced) -> tuple[int, int, Box, int]:
     return reduced.row, reduced.index, reduced.box, reduced.start
 
 
-class _Failure(NamedTuple):
-    """Travels in the place of partials where a process has none to give."""
-
-    message: str
-
-
 def _reduce(
     jobs: Sequence[_Job],
     rows: int,
     kernel_of: Callable[[_Where], _Kernel[Partial]],
+    processes: Processes,
     on_progress: Progress | None,
     moved: Callable[[Partial, _Job, Box, int], tuple[int, Partial]],
 ) -> list[list[Partial] | None]:
-    """The partials of each row in their order, None for a row that has no job."""
+    """The partials of each row in their order, None for a row that has no job.
+
+    Rows have the same numbers in all processes, which have agreed on them before.
+    """
     partials: list[list[Partial] | None] = [None] * rows
+    meshes = {}
     for job in jobs:
         partials[job.row] = []
-    failure: BaseException | None = None
-    reduced: list[_Reduced] = []
+        meshes[job.row] = job.mesh
     try:
         reduced = list(_reduce_here(jobs, kernel_of, on_progress, moved))
     except torch.cuda.OutOfMemoryError as error:
-        failure = MemoryError(f"on the device: {str(error).splitlines()[0]}")
-        if not any(job.groups for job in jobs):
-            raise failure from error
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
-        if not any(job.groups for job in jobs):
-            raise
-        failure = error
-    for groups in dict.fromkeys(job.groups for job in jobs if job.groups):
-        members = {job.row for job in jobs if job.groups == groups}
-        own: list[Any] = [item for item in reduced if item.row in members]
-        if failure is not None:
-            # the others wait for this process, and are told why they wait in vain
-            own = [_Failure(f"{type(failure).__name__}: {failure}")]
-        everyones = gathered(groups, own)
-        reduced = [item for item in reduced if item.row not in members]
-        for item in everyones:
-            if isinstance(item, _Failure) and failure is None:
-                failure = ValueError(f"another process failed with {item.message}")
-        if failure is None:
+        raise MemoryError(f"on the device: {str(error).splitlines()[0]}") from error
+    if processes:
+        own: dict[Any, list[_Reduced]] = {}
+        for item in reduced:
+            own.setdefault(meshes[item.row], []).append(item)
+        reduced = own.pop(None, [])
+        for everyones in processes.exchange(own).values():
             reduced += sorted(everyones, key=_order)
-    if failure is not None:
-        raise failure
     for item in reduced:
         of_row = partials[item.row]
         assert of_row is not None
@@ -447,6 +440,7 @@ def _reduce_here(
         device = where.device
         kernel = kernel_of(where)
         waiting: list[_Waiting] = []
+        alike = _Alike()
         with torch.no_grad(), ReadAhead(_requests(of_device), _largest(of_device), device) as files:
             for job in of_device:
                 for part, start, stop in job.chunks():
@@ -454,16 +448,23 @@ def _reduce_here(
                         _codes(holder, ENCODINGS[dtype], start, stop, device, files)
                         for holder, dtype in zip(part.holders, job.dtypes, strict=True)
                     ]
-                    chunk = kernel.reduce(codes, job.dtypes)
-                    waiting.append(_Waiting(job, part, start, stop, chunk))
+                    if kernel.can_map and (stop - start) * job.components <= _SMALL_FLOATS:
+                        if not alike.takes(job, stop - start):
+                            waiting += alike.reduced(kernel)
+                        alike.add(job, part, start, stop, codes)
+                    else:
+                        waiting += alike.reduced(kernel)
+                        chunk = kernel.reduce(codes, job.dtypes)
+                        waiting.append(_Waiting(job, part, start, stop, chunk))
                     del codes
                     files.release()
                     done += (stop - start) * sum(_element_bytes(dtype) for dtype in job.dtypes)
                     if on_progress is not None:
                         on_progress(done, total)
-                    if len(waiting) == _FETCHED:
+                    if len(waiting) >= _FETCHED:
                         yield from _fetched(waiting, kernel, kernel_of, moved)
                         waiting.clear()
+            waiting += alike.reduced(kernel)
             yield from _fetched(waiting, kernel, kernel_of, moved)
 
 
@@ -527,6 +528,53 @@ class _Waiting(NamedTuple):
     start: int
     stop: int
     chunk: ReducedChunk
+
+
+class _Alike:
+    """Small chunks of one length and of the same dtypes, which are reduced at once.
+
+    A chunk takes some sixty operations, whose overhead is that of ten thousand elements. Mapped
+    over rows of a matrix (:func:`torch.vmap`) they give each row what they give it alone.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[_Job, _Part, int, int]] = []
+        self._codes: list[tuple[Tensor, ...]] = []
+
+    def takes(self, job: _Job, length: int) -> bool:
+        """Whether a chunk of that length can be reduced with those that are here."""
+        if not self._chunks:
+            return True
+        first, _, start, stop = self._chunks[0]
+        floats = len(self._chunks) * length * job.components
+        return (
+            first.dtypes == job.dtypes
+            and stop - start == length
+            and len(self._chunks) < _FETCHED
+            and floats + length * job.components <= CPU_CHUNK_FLOATS
+        )
+
+    def add(self, job: _Job, part: _Part, start: int, stop: int, codes: Sequence[Tensor]) -> None:
+        """Keep a chunk; its codes are copied, as buffers are filled again."""
+        self._chunks.append((job, part, start, stop))
+        self._codes.append(tuple(each.clone() for each in codes))
+
+    def reduced(self, kernel: _Kernel[Any]) -> Iterator[_Waiting]:
+        """Reduce those that are here, in their order, and keep none."""
+        chunks, codes = self._chunks, self._codes
+        self._chunks, self._codes = [], []
+        if not chunks:
+            return
+        dtypes = chunks[0][0].dtypes
+
+        def reduce(*of_sides: Tensor) -> tuple[Tensor, Tensor]:
+            chunk = kernel.reduce(of_sides, dtypes)
+            return chunk.counts, chunk.sums
+
+        sides = [torch.stack(of_side) for of_side in zip(*codes, strict=True)]
+        counts, sums = torch.vmap(reduce)(*sides)
+        for number, chunk in enumerate(chunks):
+            yield _Waiting(*chunk, ReducedChunk(counts[number], sums[number], None))
 
 
 def _fetched(

@@ -18,7 +18,16 @@ import torch
 from ckptdiff.backends.torch.boxes import Box
 from ckptdiff.backends.torch.codes import Tensor
 
-__all__ = ["Held", "gathered", "groups_of", "held_boxes", "is_sharded", "placed_alike"]
+__all__ = [
+    "Held",
+    "gathered",
+    "groups_of",
+    "held_boxes",
+    "is_sharded",
+    "mesh_of",
+    "placed_alike",
+    "placement_of",
+]
 
 
 class Held(NamedTuple):
@@ -115,6 +124,22 @@ def groups_of(tensor: Tensor) -> tuple[Any, ...]:
         return (tensor._process_group,)
     mesh = tensor.device_mesh
     return tuple(mesh.get_group(dimension) for dimension in range(mesh.ndim))
+
+
+def mesh_of(tensor: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of the mesh of processes that hold a tensor, and their ranks, as each sees it."""
+    if _is_sharded_tensor(tensor):
+        ranks = torch.distributed.get_process_group_ranks(tensor._process_group)
+        return (len(ranks),), tuple(ranks)
+    mesh = tensor.device_mesh.mesh
+    return tuple(mesh.shape), tuple(mesh.flatten().tolist())
+
+
+def placement_of(tensor: object) -> str:
+    """How a tensor is spread over processes, the same in each of them; empty where it is not."""
+    if _is_dtensor(tensor):
+        return " ".join(map(str, tensor.placements))  # type: ignore[attr-defined]
+    return "shards" if _is_sharded_tensor(tensor) else ""
 
 
 def placed_alike(a: Tensor, b: Tensor) -> bool:

@@ -45,6 +45,11 @@ class StatsKernel:
     tables: Tables
     histogram: bool = False
 
+    @property
+    def can_map(self) -> bool:
+        """Whether chunks can be reduced several at once: bins are not mapped."""
+        return not self.histogram
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of at least one element."""
         encoding = ENCODINGS[dtypes[0]]

@@ -49,6 +49,11 @@ class SingleStatsKernel:
     tables: Tables
     histogram: bool = False
 
+    @property
+    def can_map(self) -> bool:
+        """Chunks are reduced one at a time."""
+        return False
+
     def reduce(self, codes: Sequence[Tensor], dtypes: Sequence[str]) -> ReducedChunk:
         """Reduce the codes of at least one element."""
         encoding = ENCODINGS[dtypes[0]]
