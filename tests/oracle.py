@@ -285,8 +285,10 @@ def cosine_distance(
     # Half the squared distance of the unit vectors: 1 - a.b/(|a||b|) without its cancellation.
     distance = norm(b / norm_b - a / norm_a) ** 2 / 2
     terms = (norm_d**2 + 2 * abs(norm_a - norm_b) * (norm_a + norm_b)) / (2 * norm_a * norm_b)
-    # However far apart the norms are, a cosine is the quotient of three numbers that are right to
-    # the tolerance; and the square of an error is left to a distance smaller than that.
+    # Where the sides are far apart, a cosine is the quotient of three numbers that are right to the
+    # tolerance, and its own size is what errs; the square of an error is left to a small distance.
+    if norm_d > max(norm_a, norm_b) / 2:
+        terms = max(terms, Wide(1))
     return distance, min(to_float(terms), 3.0) + TOLERANCE
 
 
