@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import stat
 import zlib
 from typing import BinaryIO, NamedTuple
 
@@ -85,6 +86,9 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
                 "to read"
             )
         file_path = os.path.join(path, archives[0])
+    if not stat.S_ISREG(os.stat(file_path).st_mode):
+        # the first byte of a pipe may never come
+        raise InvalidCheckpointError(f"{file_path}: not a regular file")
     collected = _Collected(file_path)
     notes: list[str] = []
     with open(file_path, "rb") as file:

@@ -176,6 +176,8 @@ def _names_by_order(
             continue
         orders = [parameters]
         if len(shapes_of_groups) > 1:
+            if not steps.take(len(parameters)):
+                return {}
             orders.append(sorted(parameters, key=lambda parameter: parameter[0]))
         for order in orders:
             merges = _merges(order, shapes_of_groups, steps)

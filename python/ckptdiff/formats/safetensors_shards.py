@@ -64,12 +64,12 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
     parted = []
     plain: list[tuple[str, str, tuple[int, ...], tuple[tuple[int, int, int], ...]]] = []
     for name, parts in pieces.items():
+        if len({part.dtype for part in parts}) > 1 or len({len(p.origin) for p in parts}) > 1:
+            raise _broken(path, name, "has pieces of different dtypes or ranks")
         shape = tuple(
             max(part.origin[axis] + part.sizes[axis] for part in parts)
             for axis in range(len(parts[0].origin))
         )
-        if len({part.dtype for part in parts}) > 1 or len({len(p.origin) for p in parts}) > 1:
-            raise _broken(path, name, "has pieces of different dtypes or ranks")
         # what is replicated may be in several files
         different = {(part.origin, part.sizes): part for part in reversed(parts)}
         filled = [part for part in different.values() if 0 not in part.sizes]

@@ -353,6 +353,10 @@ def _layout(archive: Archive) -> _Layout:
 _KNOWN: dict[str, object] = PLAIN | TORCH
 
 
+#: Characters of a storage's key.
+_LONGEST_KEY = 256
+
+
 def _storage_loader(storages: dict[str, Storage]) -> Callable[[object], Storage]:
     """Makes storages from persistent ids, and keeps the first of each key in ``storages``."""
 
@@ -364,6 +368,9 @@ def _storage_loader(storages: dict[str, Storage]) -> Callable[[object], Storage]
             raise ValueError("a persistent id of no storage")
         if not isinstance(key, str) or type(elements) is not int or elements < 0:
             raise ValueError("a storage without a key or size")
+        if len(key) > _LONGEST_KEY:
+            # torch's are numbers; every tensor's identity has it
+            raise ValueError(f"a storage key of {len(key):,} characters")
         first = 0
         view = persistent_id[5] if len(persistent_id) > 5 else None
         if view is not None:

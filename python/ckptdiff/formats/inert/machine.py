@@ -48,6 +48,8 @@ __all__ = [
 
 _HIGHEST_PROTOCOL = 5
 _INTEGER_BYTES_AT_MOST = 256
+#: Characters of a module and a name in it.
+_LONGEST_NAME = 1024
 _FREE_ALLOWANCE = 65536
 _LARGE_PICKLE = 1 << 22
 # Below this, the hash of an integer is the integer.
@@ -198,6 +200,7 @@ class _Machine:
     __slots__ = (
         "allowance",
         "data",
+        "found",
         "known",
         "marks",
         "memo",
@@ -218,6 +221,8 @@ class _Machine:
         self.data = data
         self.source = source
         self.known = known
+        # what was found, so that looking a name up again makes nothing new
+        self.found: dict[str, object] = {}
         self.persistent_load = persistent_load
         self.position = 0
         self.stack: list[object] = []
@@ -496,9 +501,12 @@ class _Machine:
 
     def find(self, module: str, name: str) -> object:
         full_name = f"{_RENAMED_MODULES.get(module, module)}.{name}"
-        found = self.known.get(full_name)
+        found = self.found.get(full_name)
         if found is None:
-            raise self.forbidden(full_name)
+            found = self.known.get(full_name) if len(full_name) <= _LONGEST_NAME else None
+            if found is None:
+                raise self.forbidden(full_name)
+            self.found[full_name] = found
         return found
 
     def reduce(self) -> None:
