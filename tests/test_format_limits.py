@@ -6,15 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import ckptdiff
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
-import ckptdiff
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.inert import ForbiddenGlobalError, unpickle
 from ckptdiff.formats.inert.torch import TORCHSCRIPT
 from ckptdiff.formats.torch_file import _storage_loader
+from safetensors.numpy import save_file
 
 
 def looked_up(name: str, times: int) -> bytes:
