@@ -323,6 +323,29 @@ def test_a_list_that_contradicts_a_name(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_list_says_otherwise_than_names_is_what_orders(tmp_path: Path) -> None:
+    """One source tells the order, the branches and what is reported."""
+    names = [
+        "stage1-step10",
+        "stage1-step30",
+        "stage2-ingredient1-step5",
+        "stage2-ingredient1-step9",
+    ]
+    chain(tmp_path, names)
+    lines = (f"1,,10,{names[0]}", f"1,,35,{names[1]}", f"2,2,5,{names[2]}", f"2,1,9,{names[3]}")
+    path = write_list(tmp_path / "x.csv", "Stage,Ingredient,Step,Checkpoint Directory", *lines)
+    report = ckptdiff.series(lists=path)
+    assert [one.step for one in report.checkpoints] == [10, 35, 9, 5]
+    assert [one.ingredient for one in report.checkpoints] == [None, None, 1, 2]
+    assert report.data.parents == (-1, 0, 1, 1)
+    texts = [p.text for p in report.problems if p.kind == "label_mismatch"]
+    assert texts == [
+        "stage1-step35: step is 35 by the list, but 30 by directory name stage1-step30",
+        "stage2-ingredient2-step5: ingredient is 2 by the list, "
+        "but 1 by directory name stage2-ingredient1-step5",
+    ]
+
+
 def test_a_list_with_stages_and_tokens(tmp_path: Path) -> None:
     """As OLMo 3 has it: stages by name, tokens of the whole run."""
     chain(tmp_path, ["a", "b", "c"])

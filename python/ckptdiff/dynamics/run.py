@@ -272,32 +272,31 @@ def _place(found: Found, problems: list[Problem]) -> Place:
     ]
     problems += [Problem("unreadable", text, (found.label,)) for text in position.problems]
     # what the position knows of the names around a checkpoint, it has held against them itself
-    who, step = ("the list", found.step) if found.step is not None else ("label", revision.step)
-    if None not in (step, position.step) and step != position.step and not position.conflicts:
-        text = (
-            f"{found.label}: step is {position.step:,} by {position.sources['step']}, "
-            f"but {step:,} by {who}"
-        )
-        problems.append(Problem("label_mismatch", text, (found.label,)))
-    for name in ("stage", "ingredient"):
-        listed, named = getattr(found, name), getattr(position, name)
-        if None not in (listed, named) and listed != named:
-            text = (
-                f"{found.label}: {name} is {listed} by the list, "
-                f"but {named} by {position.sources[name]}"
-            )
-            problems.append(Problem("label_mismatch", text, (found.label,)))
-    stage = _first(found.stage, position.stage, revision.stage)
+    if found.step is None and revision.step is not None and not position.conflicts:
+        problems += _contradiction(found, "step", position, ("label", revision.step))
+    told = {}
+    for name in ("stage", "ingredient", "step"):
+        listed = getattr(found, name)
+        if name != "step" or not position.conflicts:
+            problems += _contradiction(found, name, position, ("the list", listed))
+        state = getattr(position, name)
+        ranked = (listed, state) if _is_by_name(position, name) else (state, listed)
+        told[name] = _first(*ranked, getattr(revision, name))
+    stage, ingredient = told["stage"], told["ingredient"]
+    ingredients = position.ingredients or revision.ingredients
+    if len(ingredients) == 1:
+        # the one of the name, which the list may contradict
+        ingredients = ()
     tokens = _first(found.tokens, position.tokens)
     if tokens is None and revision.tokens is not None and (stage is None or stage == 1):
         tokens = revision.tokens
     return Place(
         stage=stage,
         phase=position.phase or revision.phase,
-        ingredient=_first(found.ingredient, position.ingredient, revision.ingredient),
-        ingredients=position.ingredients or revision.ingredients,
+        ingredient=ingredient,
+        ingredients=ingredients,
         is_soup=position.is_soup or revision.is_soup,
-        step=_first(position.step, found.step, revision.step),
+        step=told["step"],
         index=_first(position.index, revision.index),
         tokens=tokens,
         stage_tokens=_first(position.stage_tokens, revision.tokens),
@@ -305,6 +304,27 @@ def _place(found: Found, problems: list[Problem]) -> Place:
         learning_rate=position.learning_rate,
         is_end=position.is_end,
     )
+
+
+def _is_by_name(position: TrainingPosition, name: str) -> bool:
+    """Whether a part of a position was read from a name, which a list knows better than."""
+    return position.sources.get(name, "").startswith(("directory name ", "file name "))
+
+
+def _contradiction(
+    found: Found, name: str, position: TrainingPosition, other: tuple[str, int | None]
+) -> list[Problem]:
+    """What a list or a label says otherwise than what is around the checkpoint does."""
+    (source, value), known = other, getattr(position, name)
+    if None in (value, known) or value == known:
+        return []
+    by_state = (f"{known:,}", position.sources[name])
+    by_other = (f"{value:,}", source)
+    first, second = by_state, by_other
+    if source == "the list" and _is_by_name(position, name):
+        first, second = by_other, by_state
+    text = f"{found.label}: {name} is {first[0]} by {first[1]}, but {second[0]} by {second[1]}"
+    return [Problem("label_mismatch", text, (found.label,))]
 
 
 def _first(*values: int | None) -> int | None:
