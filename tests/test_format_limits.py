@@ -59,3 +59,14 @@ def test_shards_that_disagree_on_the_rank_of_a_tensor(tmp_path: Path) -> None:
         )
     with pytest.raises(InvalidCheckpointError, match="tensor 'a' has pieces of different"):
         ckptdiff.open(tmp_path)
+
+
+@pytest.mark.parametrize("other", [None, "model-00002-of-00002.bin"])
+def test_a_lone_part_is_no_whole_checkpoint(other: str | None, tmp_path: Path) -> None:
+    part = tmp_path / "model-00001-of-00002.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, part)
+    if other is not None:
+        save_file({"b": np.zeros(3, np.float32)}, tmp_path / other)
+    with pytest.raises(InvalidCheckpointError, match="is part 1 of 2, and there is no index"):
+        ckptdiff.open(tmp_path)
+    assert len(ckptdiff.open(part)) == 1

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from typing import NamedTuple, Protocol, cast
 
 from ckptdiff.checkpoint import Checkpoint
@@ -26,6 +27,10 @@ __all__ = ["FORMATS", "Format", "Reader", "open_path", "reader_of"]
 
 # A file of a distributed checkpoint, which is no whole one though it may begin as one.
 _ITEMS = ".distcp"
+# How transformers names the parts of a checkpoint.
+_PART = re.compile(
+    r"(?:pytorch_)?model-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin|pt|pth)"
+)
 # Files of a directory that are looked into where no name tells which is the checkpoint.
 _LOOKED_AT_MOST = 100
 
@@ -110,6 +115,7 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
         reader = reader_of(path)
         if reader is not None:
             checkpoint = reader.open_checkpoint(path, options)
+            _refuse_lone_part(path)
             return beside.with_companions(checkpoint, path, options)
         if os.path.isdir(path):
             found = _lone_checkpoint(path)
@@ -130,6 +136,22 @@ def open_path(path: str, options: OpenOptions = WEIGHTS) -> Checkpoint:
     if os.path.isdir(path):
         raise CheckpointNotFoundError(reason)
     raise InvalidCheckpointError(reason)
+
+
+def _refuse_lone_part(path: str) -> None:
+    """A directory of parts that no index lists would be read in part, without a word."""
+    if not os.path.isdir(path):
+        return
+    names = sorted(os.listdir(recognise.hub_snapshot(path) or path))
+    if any(name.endswith(".index.json") for name in names):
+        return
+    for name in names:
+        part = _PART.fullmatch(name)
+        if part is not None and int(part["count"]) > 1:
+            raise InvalidCheckpointError(
+                f"{path}: {name} is part {int(part['number'])} of {int(part['count'])}, and there "
+                "is no index of the parts; name the file to read it alone"
+            )
 
 
 def _lone_checkpoint(path: str) -> tuple[str, Reader] | None:
