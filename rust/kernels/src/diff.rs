@@ -63,6 +63,19 @@ struct Nonfinite {
     mismatch: u64,
 }
 
+impl Nonfinite {
+    /// Count a pair of which a side is not finite; tells whether its values differ.
+    fn add(&mut self, a: f64, b: f64) -> bool {
+        self.nan_a += u64::from(a.is_nan());
+        self.nan_b += u64::from(b.is_nan());
+        self.inf_a += u64::from(a.is_infinite());
+        self.inf_b += u64::from(b.is_infinite());
+        let differs = !(a == b || a.is_nan() && b.is_nan());
+        self.mismatch += u64::from(differs);
+        differs
+    }
+}
+
 /// Everything a diff knows of a run of elements; merging partials of two runs gives that of both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DiffPartial {

@@ -179,8 +179,6 @@ pub(crate) trait Simd: Copy {
 
     /// Count among 16 codes of 16 bits; 65535 times at most.
     fn classify_codes_16(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
-    /// Count among 32 codes of 8 bits; 255 times at most.
-    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     /// Count among 8 codes of 32 bits.
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes);
     fn no_classes(self) -> CodeClasses<Self>;
@@ -197,13 +195,10 @@ pub(crate) trait Simd: Copy {
 
     /// The range of no codes, of so many bytes each.
     fn no_range(self, bytes: usize) -> CodeRange<Self>;
-    /// Where 32 codes of 8 bits lie; 255 times at most.
-    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
     /// Where 16 codes of 16 bits lie; 65535 times at most.
     fn survey_codes_16(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
     /// Where 8 codes of 32 bits lie.
     fn survey_codes_32(self, range: &mut CodeRange<Self>, codes: &[u8; 32]);
-    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes;
     fn extremes_16(self, range: CodeRange<Self>) -> CodeExtremes;
     fn extremes_32(self, range: CodeRange<Self>) -> CodeExtremes;
 

@@ -864,13 +864,7 @@ impl Block<'_> {
             } else {
                 nonfinite = true;
                 let counts = partial.nonfinite.get_or_insert_default();
-                counts.nan_a += u64::from(a_value.is_nan());
-                counts.nan_b += u64::from(b_value.is_nan());
-                counts.inf_a += u64::from(a_value.is_infinite());
-                counts.inf_b += u64::from(b_value.is_infinite());
-                let same = a_value == b_value || a_value.is_nan() && b_value.is_nan();
-                counts.mismatch += u64::from(!same);
-                element_changed |= !same;
+                element_changed |= counts.add(a_value, b_value);
                 self.wide_a[index] = 0.0;
                 self.wide_b[index] = 0.0;
                 self.difference[index] = 0.0;

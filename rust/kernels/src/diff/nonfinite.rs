@@ -102,18 +102,11 @@ impl Block<'_> {
     /// Count what stands at these positions; gives how many differ.
     fn count_nonfinite(&mut self, positions: &[u16]) -> u64 {
         let counts = self.partial.nonfinite.get_or_insert_default();
-        let mut mismatches = 0;
-        for position in positions {
-            let index = usize::from(*position);
-            let (a, b) = (self.wide_a[index], self.wide_b[index]);
-            counts.nan_a += u64::from(a.is_nan());
-            counts.nan_b += u64::from(b.is_nan());
-            counts.inf_a += u64::from(a.is_infinite());
-            counts.inf_b += u64::from(b.is_infinite());
-            mismatches += u64::from(!(a == b || a.is_nan() && b.is_nan()));
-        }
-        counts.mismatch += mismatches;
-        mismatches
+        let differs = |position: &&u16| {
+            let index = usize::from(**position);
+            counts.add(self.wide_a[index], self.wide_b[index])
+        };
+        positions.iter().filter(differs).count() as u64
     }
 }
 

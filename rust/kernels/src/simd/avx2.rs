@@ -716,25 +716,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
-        avx2!({
-            let zero = _mm256_setzero_si256();
-            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
-            let key = _mm256_and_si256(codes, _mm256_set1_epi8(i8::MAX));
-            let negative_zero = _mm256_cmpeq_epi8(codes, _mm256_set1_epi8(i8::MIN));
-            let smallest_normal = _mm256_set1_epi8(of.smallest_normal as i8);
-            let largest_finite = _mm256_set1_epi8(of.largest_finite as i8);
-            let tiny = _mm256_cmpgt_epi8(smallest_normal, key);
-            let saturated = _mm256_cmpeq_epi8(key, largest_finite);
-            counts.zero = _mm256_sub_epi8(counts.zero, _mm256_cmpeq_epi8(key, zero));
-            counts.signed = _mm256_sub_epi8(counts.signed, _mm256_cmpgt_epi8(zero, codes));
-            counts.negative_zero = _mm256_sub_epi8(counts.negative_zero, negative_zero);
-            counts.tiny = _mm256_sub_epi8(counts.tiny, tiny);
-            counts.saturated = _mm256_sub_epi8(counts.saturated, saturated);
-        });
-    }
-
-    #[inline(always)]
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         avx2!({
             let zero = _mm256_setzero_si256();
@@ -819,7 +800,6 @@ impl Simd for Avx2 {
         avx2!({
             let ones = _mm256_set1_epi8(-1);
             let highest = match bytes {
-                1 => _mm256_set1_epi8(i8::MIN),
                 2 => _mm256_set1_epi16(i16::MIN),
                 _ => _mm256_set1_epi32(i32::MIN),
             };
@@ -830,22 +810,6 @@ impl Simd for Avx2 {
                 signed: _mm256_setzero_si256(),
             }
         })
-    }
-
-    #[inline(always)]
-    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
-        avx2!({
-            let codes = _mm256_loadu_si256(codes.as_ptr().cast());
-            let magnitude = _mm256_and_si256(codes, _mm256_set1_epi8(i8::MAX));
-            let key = _mm256_sign_epi8(magnitude, codes);
-            range.lowest = _mm256_min_epi8(range.lowest, key);
-            range.highest = _mm256_max_epi8(range.highest, key);
-            range.smallest = _mm256_min_epu8(range.smallest, magnitude);
-            range.signed = _mm256_sub_epi8(
-                range.signed,
-                _mm256_cmpgt_epi8(_mm256_setzero_si256(), codes),
-            );
-        });
     }
 
     #[inline(always)]
@@ -872,26 +836,6 @@ impl Simd for Avx2 {
             range.smallest = _mm256_min_epu32(range.smallest, magnitude);
             range.signed = _mm256_add_epi32(range.signed, _mm256_srli_epi32::<31>(codes));
         });
-    }
-
-    #[inline(always)]
-    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes {
-        avx2!({
-            // As unsigned numbers, of which the largest can be had: those above and below.
-            let bias = _mm256_set1_epi8(i8::MIN);
-            let ones = _mm256_set1_epi8(-1);
-            let highest = self.reduce_8(_mm256_xor_si256(range.highest, bias)).0;
-            let lowest = self
-                .reduce_8(_mm256_xor_si256(range.lowest, _mm256_xor_si256(bias, ones)))
-                .0;
-            let smallest = self.reduce_8(_mm256_xor_si256(range.smallest, ones)).0;
-            CodeExtremes {
-                lowest: i32::from((!(lowest as u8) ^ 0x80) as i8),
-                highest: i32::from((highest as u8 ^ 0x80) as i8),
-                smallest: u32::from(!(smallest as u8)),
-                signed: self.reduce_8(range.signed).1,
-            }
-        })
     }
 
     #[inline(always)]

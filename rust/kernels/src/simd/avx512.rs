@@ -398,14 +398,12 @@ impl Simd for Avx512 {
 
     by_avx2_in_place! {
         CodeClasses:
-        classify_codes_8(codes: &[u8; 32], of: Classes);
         classify_codes_16(codes: &[u8; 32], of: Classes);
         classify_codes_32(codes: &[u8; 32], of: Classes);
     }
 
     by_avx2_in_place! {
         CodeRange:
-        survey_codes_8(codes: &[u8; 32]);
         survey_codes_16(codes: &[u8; 32]);
         survey_codes_32(codes: &[u8; 32]);
     }
@@ -423,11 +421,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn no_range(self, bytes: usize) -> CodeRange<Self> {
         self.0.no_range(bytes).into()
-    }
-
-    #[inline(always)]
-    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes {
-        self.0.extremes_8(range.into())
     }
 
     #[inline(always)]

@@ -138,28 +138,6 @@ mod bits8 {
         neon!(vcltzq_s8(vreinterpretq_s8_u8(x)))
     }
 
-    /// Count where the sign is set.
-    #[inline(always)]
-    pub(super) fn add_sign(counts: Lanes, x: Lanes) -> Lanes {
-        neon!(vsraq_n_u8::<{ Code::BITS as i32 - 1 }>(counts, x))
-    }
-
-    #[inline(always)]
-    pub(super) fn signed_min(x: Lanes, y: Lanes) -> Lanes {
-        neon!({
-            let (x, y) = (vreinterpretq_s8_u8(x), vreinterpretq_s8_u8(y));
-            vreinterpretq_u8_s8(vminq_s8(x, y))
-        })
-    }
-
-    #[inline(always)]
-    pub(super) fn signed_max(x: Lanes, y: Lanes) -> Lanes {
-        neon!({
-            let (x, y) = (vreinterpretq_s8_u8(x), vreinterpretq_s8_u8(y));
-            vreinterpretq_u8_s8(vmaxq_s8(x, y))
-        })
-    }
-
     /// |x - y| of signed numbers.
     #[inline(always)]
     pub(super) fn signed_apart(x: Lanes, y: Lanes) -> Lanes {
@@ -173,21 +151,6 @@ mod bits8 {
     #[inline(always)]
     pub(super) fn magnitude(x: Lanes) -> Lanes {
         neon!(vreinterpretq_u8_s8(vabsq_s8(vreinterpretq_s8_u8(x))))
-    }
-
-    #[inline(always)]
-    pub(super) fn lowest(lanes: Register) -> i32 {
-        neon!(i32::from(vminvq_s8(vreinterpretq_s8_u8(of(lanes)))))
-    }
-
-    #[inline(always)]
-    pub(super) fn highest(lanes: Register) -> i32 {
-        neon!(i32::from(vmaxvq_s8(vreinterpretq_s8_u8(of(lanes)))))
-    }
-
-    #[inline(always)]
-    pub(super) fn smallest(lanes: Register) -> u32 {
-        neon!(u32::from(vminvq_u8(of(lanes))))
     }
 
     #[inline(always)]
@@ -1098,7 +1061,6 @@ impl Simd for Neon {
         })
     }
 
-    classify_codes!(classify_codes_8, bits8);
     classify_codes!(classify_codes_16, bits16);
     classify_codes!(classify_codes_32, bits32);
 
@@ -1188,7 +1150,6 @@ impl Simd for Neon {
     fn no_range(self, bytes: usize) -> CodeRange<Self> {
         neon!({
             let highest = match bytes {
-                1 => vdupq_n_u8(bits8::SIGN),
                 2 => bits16::register(bits16::splat(bits16::SIGN)),
                 _ => bits32::register(bits32::splat(bits32::SIGN)),
             };
@@ -1201,11 +1162,9 @@ impl Simd for Neon {
         })
     }
 
-    survey_codes!(survey_codes_8, bits8);
     survey_codes!(survey_codes_16, bits16);
     survey_codes!(survey_codes_32, bits32);
 
-    extremes!(extremes_8, bits8);
     extremes!(extremes_16, bits16);
     extremes!(extremes_32, bits32);
 

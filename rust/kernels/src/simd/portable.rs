@@ -506,13 +506,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn classify_codes_8(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
-        for (lane, code) in codes.iter().enumerate() {
-            classify(counts, lane, i32::from(*code as i8), 0x7f, of);
-        }
-    }
-
-    #[inline(always)]
     fn classify_codes_32(self, counts: &mut CodeClasses<Self>, codes: &[u8; 32], of: Classes) {
         for (lane, code) in codes.as_chunks().0.iter().enumerate() {
             classify(counts, lane, i32::from_le_bytes(*code), i32::MAX, of);
@@ -577,13 +570,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn survey_codes_8(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
-        for (lane, code) in codes.iter().enumerate() {
-            survey(range, lane, i32::from(*code as i8), 0x7f);
-        }
-    }
-
-    #[inline(always)]
     fn survey_codes_16(self, range: &mut CodeRange<Self>, codes: &[u8; 32]) {
         for (lane, code) in codes.as_chunks().0.iter().enumerate() {
             let code = i32::from(i16::from_le_bytes(*code));
@@ -596,11 +582,6 @@ impl Simd for Portable {
         for (lane, code) in codes.as_chunks().0.iter().enumerate() {
             survey(range, lane, i32::from_le_bytes(*code), i32::MAX);
         }
-    }
-
-    #[inline(always)]
-    fn extremes_8(self, range: CodeRange<Self>) -> CodeExtremes {
-        extremes::<32>(&range)
     }
 
     #[inline(always)]

@@ -375,8 +375,6 @@ impl<S: Simd> Recorder<S> {
                 self.classes(stringify!($name), $bytes, &classes);
             }};
         }
-        classify!(classify_codes_8, 1, 0x08, 0x7e);
-        classify!(classify_codes_8, 1, 0x04, 0x7b);
         classify!(classify_codes_16, 2, 0x0080, 0x7f7f);
         classify!(classify_codes_16, 2, 0x0400, 0x7bff);
         classify!(classify_codes_32, 4, 0x0080_0000, 0x7f7f_ffff);
@@ -393,7 +391,6 @@ impl<S: Simd> Recorder<S> {
                 self.extremes(stringify!($extremes), simd.$extremes(range));
             }};
         }
-        survey!(survey_codes_8, extremes_8, 1);
         survey!(survey_codes_16, extremes_16, 2);
         survey!(survey_codes_32, extremes_32, 4);
         let zero = simd.no_codes().farthest;

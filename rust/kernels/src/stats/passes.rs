@@ -425,10 +425,10 @@ impl<R: NarrowRun> Pass for Pivot<R> {
     }
 }
 
-/// Counts among the codes of sign-magnitude floats of 8, 16 or 32 bits, all finite; their length is a
+/// Counts among the codes of sign-magnitude floats of 16 or 32 bits, all finite; their length is a
 /// multiple of 32 bytes.
 pub(super) struct ClassifyCodes<'a> {
-    /// Bytes per code: 1, 2 or 4.
+    /// Bytes per code: 2 or 4.
     pub(super) bytes: usize,
     pub(super) codes: &'a [u8],
     pub(super) classes: Classes,
@@ -461,17 +461,16 @@ impl Pass for ClassifyCodes<'_> {
             }};
         }
         match self.bytes {
-            1 => classify!(classify_codes_8, reduce_8),
             2 => classify!(classify_codes_16, reduce_16),
             _ => classify!(classify_codes_32, reduce_32),
         }
     }
 }
 
-/// Where the codes of sign-magnitude floats of 8, 16 or 32 bits lie, all finite; their length is a
+/// Where the codes of sign-magnitude floats of 16 or 32 bits lie, all finite; their length is a
 /// multiple of 32 bytes.
 pub(super) struct SurveyCodes<'a> {
-    /// Bytes per code: 1, 2 or 4.
+    /// Bytes per code: 2 or 4.
     pub(super) bytes: usize,
     pub(super) codes: &'a [u8],
 }
@@ -492,7 +491,6 @@ impl Pass for SurveyCodes<'_> {
             }};
         }
         match self.bytes {
-            1 => survey!(survey_codes_8, extremes_8),
             2 => survey!(survey_codes_16, extremes_16),
             _ => survey!(survey_codes_32, extremes_32),
         }
