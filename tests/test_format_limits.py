@@ -45,7 +45,7 @@ def test_a_storages_key_is_short() -> None:
 
 def test_a_pipe_in_a_directory_is_no_archive(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.npz")
-    with pytest.raises(InvalidCheckpointError, match=r"x\.npz: not a regular file"):
+    with pytest.raises(InvalidCheckpointError, match=r"x\.npz: expected a regular file"):
         ckptdiff.open(tmp_path)
 
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ckptdiff.checkpoint import Checkpoint
 
-__all__ = ["Processes", "together"]
+__all__ = ["Processes", "in_a_line", "together"]
 
 #: What tells a mesh from others in every process: its shape, and the ranks in it.
 Mesh: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
@@ -96,7 +96,7 @@ class Processes:
         for mesh in tuple(self._to_meet):
             payload = payloads.get(mesh, [])
             if self._failure is not None:
-                payload = [_Failure(_rank(), _in_a_line(self._failure))]
+                payload = [_Failure(_rank(), in_a_line(self._failure))]
             received[mesh] = self._gathered(mesh, payload)
             told = next((item for item in received[mesh] if isinstance(item, _Failure)), None)
             if told is not None:
@@ -170,7 +170,8 @@ def _rank() -> int:
     return int(torch.distributed.get_rank())
 
 
-def _in_a_line(failure: BaseException) -> str:
+def in_a_line(failure: BaseException) -> str:
+    """How a failure of one process is told to the others."""
     return f"{type(failure).__name__}: {failure}"
 
 

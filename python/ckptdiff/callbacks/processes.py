@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ckptdiff.backends.processes import in_a_line
+from ckptdiff.backends.torch.shards import gathered
 from ckptdiff.callbacks.sums import Sums
 
 __all__ = ["Failures", "merge_over_processes"]
@@ -36,11 +38,11 @@ def merge_over_processes(sums: list[Sums], groups: Groups, failures: Failures) -
 
     Raises the error that was kept; ValueError, with its words, where it was another process's.
     """
-    message = None if failures.error is None else _words(failures.error)
+    message = None if failures.error is None else in_a_line(failures.error)
     for members, numbers in groups.items():
         own: list[Sums] | str = message or [sums[number] for number in numbers]
         for group in members:
-            own = _merged(_gathered(own, group))
+            own = _merged(gathered((group,), [own]))
         if isinstance(own, str):
             message = message or own
             continue
@@ -50,18 +52,6 @@ def merge_over_processes(sums: list[Sums], groups: Groups, failures: Failures) -
         raise failures.error
     if message is not None:
         raise ValueError(f"another process failed with {message}")
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _gathered(own: list[Sums] | str, group: Any) -> list[list[Sums] | str]:
-    import torch.distributed as dist
-
-    parts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, own, group=group)
-    return parts
 
 
 def _merged(parts: Sequence[list[Sums] | str]) -> list[Sums] | str:

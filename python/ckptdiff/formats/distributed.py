@@ -34,6 +34,7 @@ from ckptdiff.formats.inert import (
 )
 from ckptdiff.formats.nested import is_training_state_key, plain_text
 from ckptdiff.formats.options import OpenOptions
+from ckptdiff.formats.recognise import refuse_special
 from ckptdiff.formats.torch import view_of
 from ckptdiff.formats.torch_file import TorchItems
 
@@ -382,8 +383,7 @@ class _Items:
                 raise CheckpointNotFoundError(
                     f"{self._directory}: the metadata names {name[:200]!r}, which does not exist"
                 )
-            if not os.path.isfile(path):
-                raise InvalidCheckpointError(f"{path}: expected a regular file")
+            refuse_special(path)
             number = self._numbers[name] = len(self.paths)
             self.paths.append(path)
         return number

@@ -11,12 +11,12 @@ https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 from __future__ import annotations
 
 import os
-import stat
 import struct
 from operator import itemgetter
 from typing import BinaryIO, NamedTuple, NoReturn, TypeAlias
 
 from ckptdiff.errors import InvalidCheckpointError
+from ckptdiff.formats.recognise import refuse_special
 
 __all__ = ["MAGIC", "Array", "Header", "Tensor", "Value", "read_header"]
 
@@ -135,9 +135,7 @@ def read_header(path: str) -> Header:
 
     Raises InvalidCheckpointError where the file breaks the format, is of version 1 or big-endian.
     """
-    # opening a pipe would wait for a writer
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise InvalidCheckpointError(f"{path}: expected a regular file")
+    refuse_special(path)
     with open(path, "rb") as file:
         return _Reader(path, file).header()
 

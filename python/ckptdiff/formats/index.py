@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ckptdiff.errors import CheckpointNotFoundError, InvalidCheckpointError
-from ckptdiff.formats.recognise import first_bytes
+from ckptdiff.formats.recognise import first_bytes, refuse_special
 
 __all__ = ["Shard", "is_index", "shards_of"]
 
@@ -56,8 +56,7 @@ def shards_of(index: str) -> Iterator[Shard]:
             raise CheckpointNotFoundError(
                 f"{index}: names shard {shard[:200]!r}, which does not exist"
             )
-        if not os.path.isfile(path):
-            raise InvalidCheckpointError(f"{path}: expected a regular file")
+        refuse_special(path)
         yield Shard(path, names)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ast
 import os
 import re
-import stat
 import zlib
 from typing import BinaryIO, NamedTuple
 
@@ -24,7 +23,12 @@ from ckptdiff._core import Manifest
 from ckptdiff.checkpoint import Checkpoint
 from ckptdiff.errors import InvalidCheckpointError
 from ckptdiff.formats.options import OpenOptions
-from ckptdiff.formats.recognise import first_bytes, is_something_else, some_of
+from ckptdiff.formats.recognise import (
+    first_bytes,
+    is_something_else,
+    refuse_special,
+    some_of,
+)
 from ckptdiff.formats.zip import DEFLATED, STORED, Archive, Record, begins_as_zip
 
 __all__ = ["can_open", "open_checkpoint"]
@@ -86,9 +90,7 @@ def open_checkpoint(path: str, options: OpenOptions) -> Checkpoint:
                 "to read"
             )
         file_path = os.path.join(path, archives[0])
-    if not stat.S_ISREG(os.stat(file_path).st_mode):
-        # the first byte of a pipe may never come
-        raise InvalidCheckpointError(f"{file_path}: not a regular file")
+    refuse_special(file_path)
     collected = _Collected(file_path)
     notes: list[str] = []
     with open(file_path, "rb") as file:

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ckptdiff.errors import InvalidCheckpointError
+
 __all__ = [
     "NO_WEIGHTS",
     "Look",
@@ -100,6 +102,15 @@ def first_bytes(path: str, count: int) -> bytes:
         return b""
     with open(path, "rb") as file:
         return file.read(count)
+
+
+def refuse_special(path: str) -> None:
+    """Raise InvalidCheckpointError for what is no regular file: opening a pipe waits for a writer.
+
+    Raises OSError where nothing is there.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise InvalidCheckpointError(f"{path}: expected a regular file")
 
 
 def is_something_else(path: str, suffix: str) -> bool:
